@@ -51,20 +51,20 @@ def test_any_column_is_a_target(table: Path) -> None:
 def test_a_margin_that_is_not_positive_is_refused(table: Path, margin: str) -> None:
     result = run(table, "--margin", margin)
     assert result.exit_code == 2
-    assert "the largest difference of exponents that does not matter must be above 0" in result.stderr
+    assert "the largest difference of exponents that does not matter, and must be above 0" in result.stderr
 
 
 @pytest.mark.parametrize("loss", ["0.01", "100", "0", "-1", "nan"])
 def test_a_loss_outside_the_points_is_refused_with_the_range(table: Path, loss: str) -> None:
     result = run(table, "--at-loss", "1", "--at-loss", loss)
     assert result.exit_code == 2
-    assert f"--at-loss {float(loss):g}: no two architectures have points on both sides of it" in result.stderr
+    assert f"--at-loss {float(loss):g}: no two architectures have points on both sides of this loss" in result.stderr
     assert "a and b 0.6" in result.stderr
 
 
 def test_a_loss_where_nothing_can_be_said_is_refused_with_the_reason(table: Path) -> None:
     rows = [{"arch": a, "n": n, "loss": k * n**-0.3} for a, k in (("a", 1), ("b", 1e3)) for n in (1e3, 1e4, 1e5, 1e6)]
-    with pytest.raises(ConfigError, match="there is no multiplier to state: there is no loss that both have points"):
+    with pytest.raises(ConfigError, match="no multiplier can be stated: there is no loss that both have points"):
         matscale.compare(rows, axis="n", at_loss=1.0)
 
 

@@ -112,7 +112,10 @@ def test_a_column_that_numbers_the_rows_is_no_run() -> None:
 @pytest.mark.parametrize("axis", ["tokens", "flops"])
 def test_rows_that_may_be_steps_or_runs_are_refused_with_what_to_say(axis: str) -> None:
     rows = log(step=lambda n, step: step, **{axis: lambda n, step: step * 1e6})
-    with pytest.raises(DataError, match=r"a log of 7 runs, or 70 runs\?.* --map run=n if those of one n are"):
+    with pytest.raises(
+        DataError,
+        match=r"a log of 7 runs, or are its rows 70 separate runs\?.* all rows of one n are one run, say --map run=n",
+    ):
         read(rows)
     assert ends(rows, columns={"run": "n"}) == TRUTH
 
@@ -125,7 +128,7 @@ def test_several_losses_at_one_step_without_a_run_are_refused() -> None:
 
 def test_a_curve_without_steps_is_refused() -> None:
     rows = log(run=lambda n, step: f"r{n}", tokens=lambda n, step: step * 1e6)
-    with pytest.raises(DataError, match="if they are its curve, say --map step=tokens"):
+    with pytest.raises(DataError, match="If these rows are steps of the run, say --map step=tokens"):
         read(rows)
     assert ends(rows, columns={"step": "tokens"}) == TRUTH
 
@@ -133,7 +136,9 @@ def test_a_curve_without_steps_is_refused() -> None:
 @pytest.mark.parametrize("column", ["tokens_seen", "consumed_samples", "Relative Time (Wall)", "batch"])
 def test_a_log_whose_progress_has_another_name_is_refused(column: str) -> None:
     rows = log(**{column: lambda n, step: 1000 * step})
-    with pytest.raises(DataError, match=r"10 rows of one size: steps of one run, or runs of their own\? .*--map step="):
+    with pytest.raises(
+        DataError, match=r"10 rows of one size\. Are they steps of one run, or separate runs\? .*--map step="
+    ):
         read(rows)
     assert ends(rows, columns={"step": column}) == TRUTH
     assert len(read(rows, columns={"run": column}).ends()) == len(rows)
@@ -153,7 +158,7 @@ def test_a_log_in_any_order_is_refused(column: str, order: str) -> None:
         ]
     else:
         rows[3][column] = "-"
-    with pytest.raises(DataError, match=rf"{column} differs along 1[02] rows of one size: .*--map step={column}"):
+    with pytest.raises(DataError, match=rf"{column} differs along 1[02] rows of one size\. .*--map step={column}"):
         read(rows)
 
 
@@ -181,7 +186,7 @@ def test_a_log_with_dates_alone_is_refused(column: str, form: str) -> None:
         return str(moment.timestamp()) if form == "%s" else moment.strftime(form)
 
     rows = log(**{column: date})
-    with pytest.raises(DataError, match=f"{column} differs along 10 rows of one size: .*--map step="):
+    with pytest.raises(DataError, match=rf"{column} differs along 10 rows of one size\. .*--map step="):
         read(rows)
     assert len(read(rows, columns={"run": column}).ends()) > 7
 
@@ -203,7 +208,9 @@ def test_two_amounts_of_one_size_are_averaged_with_a_word() -> None:
 @pytest.mark.parametrize("values", [("train", "val"), ("Validation", "test")])
 def test_parts_of_the_data_are_known_by_their_names(column: str, values: tuple[str, str]) -> None:
     rows = [{"n": n, column: part, "loss": loss} for n, loss in TRUTH.items() for part in values]
-    with pytest.raises(DataError, match=f"{column} is {', '.join(values)}: the losses of several are not one quantity"):
+    with pytest.raises(
+        DataError, match=f"{column} has the values {', '.join(values)}, whose losses are not one quantity"
+    ):
         read(rows)
     assert ends(rows, where={column: values[1]}) == TRUTH
 
@@ -213,7 +220,7 @@ def test_parts_of_the_data_are_known_by_their_names(column: str, values: tuple[s
 )
 def test_units_in_a_column_of_their_own_are_refused(column: str, units: tuple[str, str]) -> None:
     rows = [{"params": n, column: units[n > 1e7], "loss": loss} for n, loss in TRUTH.items()]
-    with pytest.raises(DataError, match=f"{column} is .*: units of cells are not applied"):
+    with pytest.raises(DataError, match=f"column {column} has the units .*, which are not applied"):
         read(rows)
     assert ends([{**row, column: "eV"} for row in rows]) == TRUTH
 
@@ -259,7 +266,7 @@ def test_steps_that_a_resumed_run_wrote_again_count_once_and_are_listed() -> Non
 
 def test_two_runs_under_one_name_are_refused() -> None:
     rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)
-    with pytest.raises(DataError, match=r"both are run 'r1000000' at step 100.*Name each run apart"):
+    with pytest.raises(DataError, match=r"both are run 'r1000000' at step 100.*Give each run a name of its own"):
         read([*rows, *({**row, "val_loss": 1.1 * row["val_loss"]} for row in rows)])
 
 
@@ -309,7 +316,7 @@ def test_parameters_without_embeddings_are_taken_before_all(name: str, tmp_path:
 @pytest.mark.parametrize("embeddings", ["embedding_params", "n_embeddings", "emb"])
 def test_parameters_with_embeddings_beside_those_of_embeddings_are_refused(embeddings: str) -> None:
     rows: Rows = [{"params": n + 50_000_000, embeddings: 50_000_000, "loss": loss} for n, loss in zip(SIZES, LOSSES)]
-    with pytest.raises(DataError, match=f"params and {embeddings}, .* without embeddings"):
+    with pytest.raises(DataError, match=f"params and {embeddings}; .* without embeddings"):
         read(rows)
     assert len(read(rows, columns={"n": "params"})) == len(rows)
     assert ends([{**row, "non_embedding": row["params"] - row[embeddings]} for row in rows]) == TRUTH
@@ -341,9 +348,9 @@ def test_units_in_headings_are_converted(heading: str, factor: float) -> None:
 
 
 def test_units_that_are_not_known_or_stated_twice_are_refused() -> None:
-    with pytest.raises(DataError, match=r"the unit in 'params \(furlongs\)' is not known"):
+    with pytest.raises(DataError, match=r"the unit in the heading 'params \(furlongs\)' is not known"):
         read([{"params (furlongs)": n, "loss": loss} for n, loss in TRUTH.items()])
-    with pytest.raises(DataError, match="a unit in the cell, and one in the heading"):
+    with pytest.raises(DataError, match="both the cell and the heading have a unit"):
         read([{"params (M)": "20M", "loss": 1.0}])
     with pytest.raises(DataError, match="states a factor for the loss"):
         read([{"n": n, "loss (x1e3)": loss} for n, loss in TRUTH.items()])
@@ -368,7 +375,9 @@ def test_a_column_per_run_is_refused_with_a_command_that_melts_it(heading: str, 
         lines.append(",".join([str(step), *(f"{c[k]}" for c in curves for _ in range(repeats))]))
     path = tmp_path / "wide.csv"
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"has a column per run \(r1000000, .*Melt it, then add a column n") as error:
+    with pytest.raises(
+        DataError, match=r"has a column per run \(r1000000, .*Melt it with this command, then add a column n"
+    ) as error:
         read(path)
     command = shlex.split(str(error.value).partition("each run: ")[2])
     subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
@@ -384,7 +393,9 @@ def test_a_column_per_run_with_bare_names_is_refused_with_a_command_that_melts_i
     lines = [",".join(["Step", *(f"run {n}" for n in SIZES)])]
     lines += [",".join(map(str, [step, *(curve(loss)[k] for loss in LOSSES)])) for k, step in enumerate(STEPS)]
     path.write_text("\n".join(lines).replace(",", by) + "\n")
-    with pytest.raises(DataError, match=r"If there is a column per run \(run 1000000, .*melt it") as error:
+    with pytest.raises(
+        DataError, match=r"If each run has a column with its loss \(run 1000000, .*melt the table"
+    ) as error:
         read(path)
     command = shlex.split(str(error.value).partition("each run: ")[2])
     if by == ",":
@@ -431,7 +442,7 @@ def test_seeds_repeats_and_measurements_are_no_settings() -> None:
 @pytest.mark.parametrize("active", ["active_params", "n_active_params", "params_active"])
 def test_all_parameters_beside_active_ones_are_refused(active: str) -> None:
     rows = [{"params": 8 * n, active: n, "loss": loss} for n, loss in TRUTH.items()]
-    with pytest.raises(DataError, match=rf"has params and {active}: .* Say which: --map 'n={active}'"):
+    with pytest.raises(DataError, match=rf"has the columns params and {active}\. .* Say which: --map 'n={active}'"):
         read(rows)
     assert ends(rows, columns={"n": active}) == TRUTH
 
@@ -453,7 +464,7 @@ def test_the_state_of_a_trainer_says_how_to_make_a_table_of_it(tmp_path: Path) -
 
 def test_rows_below_a_key_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps({"about": "x", "runs": [{"n": 1, "loss": 2}]}))
-    with pytest.raises(DataError, match="has its rows under 'runs'"):
+    with pytest.raises(DataError, match="its rows are under the key 'runs'"):
         read(tmp_path / "t.json")
 
 
@@ -538,7 +549,9 @@ def test_a_table_in_any_dialect_is_read_alike_or_refused(dialect: str, tmp_path:
 def test_a_number_with_two_readings_is_refused_unless_another_cell_decides(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("n;loss\n1,000;4\n3,000;3\n")
-    with pytest.raises(DataError, match=r"row 1: n is '1,000': 1000 or 1\.000\? No other cell says what a comma means"):
+    with pytest.raises(
+        DataError, match=r"row 1: n is '1,000', which may mean 1000 or 1\.000\. No other cell shows what a comma means"
+    ):
         read(path)
     for loss, n in (("3.25", 1000), ("3,25", 1)):
         path.write_text(f"n;loss\n1,000;4\n3,000;{loss}\n")
@@ -593,14 +606,18 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
     [
         ("t.csv", GOOD.encode() + b"9000,1.5," + b"x" * 200_000, r"row 3, column 'notes' has 200,000 characters"),
         ("t.csv", GOOD.encode() + b"9000,1.5,\xff\n", r"not UTF-8 text \(row 3, column 'notes': byte 0xFF\)"),
-        ("t.csv", GOOD.encode() + b"9000,1.\x005,c\n", r"row 3, column 'loss' holds a NUL"),
+        ("t.csv", GOOD.encode() + b"9000,1.\x005,c\n", r"row 3, column 'loss' has a NUL"),
         ("t.csv", GOOD.encode() + b"1" + b"0" * 400 + b",1.5,c\n", r"row 3: n is '1000.*, not a number"),
         ("t.csv", GOOD.encode() + b"9000,1.5e400,c\n", r"row 3: loss is '1.5e400', not a number"),
-        ("t.csv", GOOD.encode() + b"1e300,1.5,c\n", r"row 3: n is 1e\+300, outside 1e-40 to 1e\+40"),
+        (
+            "t.csv",
+            GOOD.encode() + b"1e300,1.5,c\n",
+            r"row 3: n is 1e\+300, outside the plausible range of 1e-40 to 1e\+40",
+        ),
         ("t.csv", GOOD.encode() + b"9000,1e-300,c\n", r"row 3: loss is 1e-300, outside"),
         ("t.csv", GOOD.encode() + b'9000,1.5,"never closed\n8000,1,d\n', r"\(row 3\) is not CSV .*Close every"),
         ("t.csv", GOOD.encode() + b"9000,1.5,c,,,,7\n", r"row 3: has more cells than the 3 columns"),
-        ("t.csv", GOOD.encode() + b"#9000,1.5,c\n", r"row 3: begins with '#': it may be a comment, or a name"),
+        ("t.csv", GOOD.encode() + b"#9000,1.5,c\n", r"row 3: begins with '#', so it may be a comment"),
         ("t.csv", b"1000,3.5\n3000,2.5\n", r"numbers, no names of columns"),
         ("t.csv", b"\x00" * 500, r"t\.csv"),
         ("t.csv", b"", r"t\.csv: has no rows"),
@@ -608,9 +625,9 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
         ("t.jsonl", b'{"n": 1' + b"0" * 400 + b', "loss": 1}\n', r"row 1: n is 1000.*characters\), not a number"),
         ("t.jsonl", b'{"n": 1' + b"0" * 5000 + b', "loss": 1}\n', r"line 1 is not JSON"),
         ("t.jsonl", b'{"n": ' + b"[" * 100_000, r"line 1 is not JSON"),
-        ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\u0000"}', r"row 1, column 'run' holds a NUL"),
+        ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\u0000"}', r"row 1, column 'run' has a NUL"),
         ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\ud800"}', r"row 1, column 'run': half a character"),
-        ("t.jsonl", b'{"n": 1, "n": 5, "loss": 2}', r"line 1 has two values of 'n'"),
+        ("t.jsonl", b'{"n": 1, "n": 5, "loss": 2}', r"line 1 has two values of the key 'n'"),
         ("t.jsonl", b'{"n": {"a": 1}, "loss": 2}', r"row 1: n is {'a': 1}, not a number"),
         ("t.jsonl", b"\xff\xff\n", r"not UTF-8 text \(line 1: byte 0xFF\)"),
         ("t.json", b'{"n": [1, 2]}', r"is not a list of objects.*orient='records'"),

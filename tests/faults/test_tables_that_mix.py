@@ -189,7 +189,7 @@ def test_the_name_of_a_run_may_be_written_in_any_case(name: str) -> None:
 )
 def test_whole_numbers_that_count_the_rows_of_each_size_are_steps_or_have_to_be_named(name: str) -> None:
     rows = log(4, **{name: lambda k, s, r: r if "row" in name or "global" in name else s})
-    with pytest.raises(DataError, match=rf"{name} counts 4 rows of one size: .*--map 'step={name}'"):
+    with pytest.raises(DataError, match=rf"{name} counts 4 rows of one size\. .*--map 'step={name}'"):
         read(rows)
     assert len(read(rows, columns={"step": name, "run": "n"}).ends()) == len(SIZES)
     assert len(read(rows, columns={"run": name}).ends()) == len(rows)
@@ -197,7 +197,7 @@ def test_whole_numbers_that_count_the_rows_of_each_size_are_steps_or_have_to_be_
 
 def test_bare_rows_whose_losses_fall_in_every_size_are_a_log() -> None:
     for rows in (log(12), log(12)[::-1]):
-        with pytest.raises(DataError, match=r"12 rows of one size (fall|rise) along the file, as in a log: .*run=n"):
+        with pytest.raises(DataError, match=r"12 rows of one size (fall|rise) along the file, as in a log\. .*run=n"):
             read(rows)
     two = [row for n in SIZES for row in [r for r in log(12) if r["n"] == n] * 2]
     for k, row in enumerate(two):

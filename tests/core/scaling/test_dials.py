@@ -96,12 +96,12 @@ def test_a_batch_that_moves_with_the_size_too_has_both_exponents() -> None:
 
 
 def test_one_rate_for_each_size_has_no_law() -> None:
-    with pytest.raises(DataError, match="no best learning rate"):
+    with pytest.raises(DataError, match="The best learning rate is unknown"):
         of_trials([Trial(n, math.nan, 0.01, math.nan, 1.0) for n in N])
 
 
 def test_no_batches_have_no_law() -> None:
-    with pytest.raises(DataError, match="no best batch"):
+    with pytest.raises(DataError, match="The best batch is unknown"):
         dial_law([Optimum(1e4, 1e5, 0.01, math.nan)], BATCH, ("d",))
 
 
@@ -119,7 +119,7 @@ def test_the_public_table_of_step_law_gives_its_exponents(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "row", "told"),
     [
-        ("n,loss", "1000,2.0", "which column is the learning rate"),
+        ("n,loss", "1000,2.0", "no column is known to be the learning rate"),
         ("lr,loss,d", "0.1,2.0,5", "number of parameters"),
         ("n,lr,loss", "1000,zero,2.0", "not a number"),
         ("n,lr,loss", "1000,-0.1,2.0", "a positive number is needed"),

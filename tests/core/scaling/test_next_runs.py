@@ -99,7 +99,7 @@ def test_another_law_in_n_and_d_says_which_runs_come_next() -> None:
     kaplan = side_of(Table.of(grid()), law=host().law("kaplan"))
     batch = next_batch([kaplan], Purpose.parse("loss=0.1%@n=2M,d=200k"), 2, 1e13)
     assert len(batch.runs) == 2
-    with pytest.raises(ConfigError, match="kaplan has no alpha"):
+    with pytest.raises(ConfigError, match="kaplan has no exponent alpha"):
         next_batch([kaplan], Purpose.parse("alpha=0.02"), 2, 1e13)
     with pytest.raises(ConfigError, match="Only the law nd tells"):
         next_batch([kaplan, kaplan], Purpose.parse("cheaper@loss=2"), 2, 1e13)
@@ -115,7 +115,7 @@ def test_a_purpose_that_cannot_be_read_is_answered_with_those_that_can(text: str
 
 def test_bad_requests_for_next_runs_are_refused() -> None:
     side, table = side_of(Table.of(grid())), Table.of(grid()[:5])
-    with pytest.raises(ConfigError, match="the cheapest costs"):
+    with pytest.raises(ConfigError, match="the cheapest candidate costs"):
         next_batch([side], Purpose.parse("alpha=0.001"), 3, 1e3)
     with pytest.raises(ConfigError, match="beyond 30 times"):
         next_batch([side], Purpose.parse("loss=1%@n=1G,d=1M"), 3, 1e13)
@@ -144,7 +144,7 @@ def test_a_replay_buys_no_more_than_its_budget_and_scores_every_way() -> None:
 def test_a_replay_that_buys_too_little_is_refused() -> None:
     law = host().law("nd")
     pool = pool_of(Table.of(grid()), law)
-    with pytest.raises(ConfigError, match="cheapest runs"):
+    with pytest.raises(ConfigError, match="more than the first tenth of the budget"):
         simulate(pool, law, 1.0)
     with pytest.raises(DataError, match=r"missing: c"):
         pool_of(Table.of([{k: v for k, v in row.items() if k != "c"} for row in grid()]), law)

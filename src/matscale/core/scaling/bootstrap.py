@@ -1,9 +1,9 @@
-"""Uncertainty of a joint law: a residual bootstrap with noise between sizes and noise between runs of a size.
+"""Uncertainty of a joint law: a bootstrap of residuals that keeps noise between sizes apart from noise between runs.
 
 The residuals of ln L are split into one effect per size (all runs of a size share its width and its tuning) and one
 residual per run. Each bootstrap sample adds redrawn size effects (with random signs) and redrawn residuals to the
-fitted law; then the law is refitted to it with the same Huber objective. Three corrections keep the coverage right with
-few runs:
+fitted law; then the law is refitted to the sample with the same Huber objective. Three corrections keep the coverage
+right with few runs:
 
 - the variance of residuals is multiplied by n / (n - p) for their degrees of freedom, for runs and likewise for sizes;
 - residuals are smoothed, since a Huber loss with a small threshold depends on the density of residuals near 0, which
@@ -29,14 +29,14 @@ from matscale.core.scaling.solve import HUBER, Solution, refine
 
 @dataclass(frozen=True)
 class NoiseParts:
-    """Residuals of ln L, split into an effect per size and a residual per run."""
+    """Noise of ln L about a fitted law: one effect for each size and one residual for each run."""
 
     sizes: Array
     """Effect of each of the g sizes [g], scaled to a mean square of `between`"""
     runs: Array
     """Residual of each of the k runs about the mean of its size [k], scaled to a mean square of `within`"""
     between: float
-    """Variance between sizes, less the part that the noise of runs causes"""
+    """Variance between sizes, without the part that is due to noise of runs"""
     within: float
     """Variance between runs of a size"""
     size: NDArray[np.int64]
@@ -48,12 +48,11 @@ class NoiseParts:
 
 
 def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> NoiseParts:
-    """Split the residuals of ln L of the runs [k] into one effect per size and one residual per run.
+    """Split the residuals of ln L [k], one per run, into an effect of each size and a residual of each run.
 
-    `size` [k] is the index of the size of each run, from 0.
-
-    `n_between` is the number of those among the `n_parameters` that only differences between sizes determine. They cost
-    degrees of freedom between sizes; the other parameters cost degrees of freedom within sizes.
+    `size` [k] is the index of the size of each run, from 0. Of the `n_parameters` of the law, `n_between` are
+    determined only by differences between sizes and cost degrees of freedom between sizes. The other parameters cost
+    degrees of freedom within sizes.
     """
     k, g = len(residual), int(size.max()) + 1
     counts = np.bincount(size, minlength=g)
@@ -74,20 +73,20 @@ def _scaled(values: Array, variance: float) -> Array:
 
 @dataclass(frozen=True)
 class Draws:
-    """Parameters of the laws that were refitted to the bootstrap samples, in centred logarithms."""
+    """Bootstrap of a joint law: the parameters of the laws refitted to the samples, in centred logarithms."""
 
     law: Law
     theta: Array
-    """The parameters of the original fit [p]"""
+    """Parameters of the original fit [p]"""
     frame: Frame
     draws: Array
-    """Parameters of the refit to each of the b bootstrap samples [b, p]"""
+    """Parameters of the law refitted to each of the b bootstrap samples [b, p]"""
     freedom: Array
     """Degrees of freedom of each parameter [p]"""
     noise: NoiseParts
 
     def stretched(self, factor: float) -> Draws:
-        """Copy with all deviations from the fit multiplied by `factor`."""
+        """Copy in which the deviations of all samples from the original fit are multiplied by `factor`."""
         noise = self.noise
         wider = replace(
             noise,
@@ -99,20 +98,21 @@ class Draws:
         return replace(self, draws=self.theta + (self.draws - self.theta) * factor, noise=wider)
 
     def widened(self, level: float = LEVEL) -> Array:
-        """Bootstrap samples [b, p], with deviations from the fit widened by the ratio of t to normal quantiles."""
+        """Parameters of the samples [b, p], their deviations from the fit widened from a normal to a t distribution."""
         factor = stats.t.ppf(0.5 + level / 2, self.freedom) / stats.norm.ppf(0.5 + level / 2)
         return np.asarray(self.theta + (self.draws - self.theta) * factor)
 
     def intervals(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-        """Confidence interval (low, high) of each parameter, by name."""
+        """Confidence interval (low, high) of each parameter, by the name of the parameter."""
         values = self.law.plain(self.law.bounded(self.widened(level)), self.frame)
         ends = {name: np.quantile(v, [0.5 - level / 2, 0.5 + level / 2]) for name, v in values.items()}
         return {name: (float(e[0]), float(e[1])) for name, e in ends.items()}
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """Interval (low, high) of ln L at each of the m points `logx` [m, axes].
+        """Interval (low, high) of ln L at each of m points `logx` [m, axes].
 
-        Prediction interval for a new run of a new size, or confidence interval of the law if `new` is false.
+        This is the prediction interval for a new run of a new size or, if `new` is false, the confidence interval of
+        the law.
         """
         x = logx - self.frame.x
         values = self.law.value(self.draws, x) + self.frame.y  # [b, m]
@@ -143,10 +143,10 @@ def bootstrap(
     delta: float | None = HUBER,
     n_between: int | None = None,
 ) -> Draws:
-    """Refit the law to `samples` bootstrap samples of the points.
+    """Refit a law to `samples` bootstrap samples of its points, which gives the uncertainty of its parameters.
 
-    `n_between`: number of parameters that only differences between sizes determine. Default: 2 (the factor and the
-    exponent of the term in size), or 3 for a law with a floor.
+    `n_between` is the number of parameters that are determined only by differences between sizes. By default it is 2
+    (the factor and the exponent of the term in size), or 3 for a law with a floor.
     """
     x, y = logx - solution.frame.x, logy - solution.frame.y
     fitted = law.value(solution.theta, x)
@@ -163,14 +163,14 @@ def bootstrap(
 
 
 def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Residuals of runs, drawn with replacement and smoothed by a Gaussian kernel that keeps their variance."""
+    """Draw residuals of runs with replacement, and smooth them by a Gaussian kernel that keeps their variance."""
     width = len(noise.runs) ** -0.2  # the usual rate of a kernel's width, n^(-1/5)
     drawn = rng.choice(noise.runs, shape) + width * np.sqrt(noise.within) * rng.standard_normal(shape)
     return np.asarray(drawn / np.sqrt(1 + width**2))
 
 
 def _freedom(law: Law, theta: Array, x: Array, noise: NoiseParts, n_between: int) -> Array:
-    """Satterthwaite's degrees of freedom of each parameter [p].
+    """Degrees of freedom of each parameter [p], by Satterthwaite's formula.
 
     The variances of the parameters are those of the law linearised at `theta`.
     """

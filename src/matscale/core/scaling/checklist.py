@@ -1,7 +1,8 @@
-"""The checklist of "(Mis)Fitting: a survey of scaling laws" (arXiv:2502.18969), filled in for a fit.
+"""Checklist for papers on scaling laws, filled in for a fit; from "(Mis)Fitting: a survey of scaling laws".
 
-It has four parts: the assumed form of the law, the training of the models, the collected data, the fit of the law.
-Answers that the records do not have read `not recorded`; the author of the paper fills them in.
+Source: arXiv:2502.18969. The checklist has four parts: the assumed form of the law, the training of the models, the
+collected data, the fit of the law. Where the records have no answer, the entry reads `not recorded`, and the author of
+the paper fills it in.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ UNKNOWN = "not recorded"
 
 
 def checklist(fit: Fit, collapse: Collapse | None = None) -> dict[str, dict[str, str]]:
-    """Answers to the checklist, in one dictionary per part whose keys are the questions.
+    """Fill in the checklist for papers on scaling laws: {part: {question: answer}}.
 
-    `collapse` is the result of the collapse test on the architecture's training curves, if they were read.
+    `collapse` is the result of the collapse check of the architecture's training curves, if they were read.
     """
     training = {**_training(fit), "curves": UNKNOWN if collapse is None else collapse.text}
     return {"law": _law(fit), "training": training, "data": _data(fit), "fitting": _fitting(fit)}
@@ -97,7 +98,7 @@ def _place(at: dict[str, float]) -> str:
 
 
 def _shown(values: Iterable[Any] | None) -> str:
-    """Readable text of at most six values; strings among them are JSON."""
+    """Text of at most six values; a value that is a string contains JSON."""
     if not values:
         return UNKNOWN
     plain = [json.loads(v) if isinstance(v, str) else v for v in values]

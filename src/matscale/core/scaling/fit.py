@@ -1,4 +1,4 @@
-"""Fit a scaling law with a verdict to runs or a table."""
+"""Fit scaling laws, each with a verdict, to the runs of a study or the rows of a table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from matscale.core.scaling.text import listed
 from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "mixed", "auto")
-"""Values of the option `law` beside the names of forms, such as power, floor or kaplan."""
+"""Values of the option `law` apart from the names of forms of laws (power, floor, kaplan, ...)."""
 CURVES = ("frontier", "c", "auto")
-"""Laws that are fitted to whole training curves rather than to the last points alone."""
+"""Laws that use all validations of a run rather than only the last one."""
 SLOPES = ("law", LOCAL_SLOPE, REJECTED)
-"""Verdicts on a slice of a grid that are replaced if its joint law says more."""
+"""Verdicts that a joint law of all runs may correct, if a law in one variable was fitted at a fixed other variable."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,24 @@ class Options:
 
     target: str = "loss"
     axis: str | None = None
-    """Variable of a law in one variable; None: the variable with most sizes."""
+    """Variable of a law in one variable; None: the variable with the largest number of sizes."""
     at: float | None = None
-    """Value of the variable that is held fixed; None: the value with most sizes."""
+    """Value at which the other variable is held; None: the value with the largest number of sizes."""
     checkpoint: str = "last"
-    """Steps of a run that a joint law uses: last, best or all."""
+    """Validations of a run that a joint law uses: last, best or all."""
     samples: int = 1000
-    """Bootstrap samples."""
+    """Number of bootstrap samples."""
     seed: int = 0
     pool: bool = False
-    """Fit one law over all architectures, instead of one law each."""
+    """Whether one law is fitted to all architectures together, instead of one law to each."""
 
 
 SHOWN = 5
-"""Number of laws that could not be fitted and are listed, each with its reason."""
+"""Largest number of laws that could not be fitted and are listed with the reason."""
 
 
 def needs_curves(law: str, checkpoint: str) -> bool:
-    """Whether a fit needs every validation of a run, rather than only the best and the last."""
+    """Whether the fit of `law` needs every validation of a run, not only the last and the best."""
     return law in CURVES or checkpoint == "all"
 
 
@@ -76,11 +76,11 @@ def fit(
 ) -> Fit:
     """Fit the scaling law of one architecture to `source`: run folders, a study, a table file, rows or a `Table`.
 
-    `law`: `n`, `d`, `c` choose the form that fits best in that variable, `nd` is the joint law in both, `frontier` and
-    `isoflop` are laws of compute; the name of a form fits that form; `auto` fits the joint law to a grid, and otherwise
-    a law in the variable with most sizes. `mixed` is one exponent for all architectures with an offset of each, `pool`
-    one law over all of them. `Options` explains `axis`, `at`, `checkpoint`, `samples`, `seed` and `pool`. Raises
-    DataError (data), ConfigError (names).
+    Values of `law`: `n`, `d` or `c` is a law in this variable, in the form that fits best; `nd` is the joint law in n
+    and d; `frontier` and `isoflop` are laws of compute; `mixed` has one exponent for all architectures and an offset
+    for each; the name of a form fits this form. `auto` fits the joint law to a grid of n and d, and otherwise a law in
+    the variable with most sizes. `Options` explains `axis`, `at`, `checkpoint`, `samples`, `seed` and `pool`. Raises
+    DataError for data that cannot be fitted, ConfigError for an unknown name.
 
     >>> rows = [{"n": 10.0**p, "loss": 40 * 10.0**(-0.3 * p) * (1 + 0.01 * (-1)**p)} for p in range(3, 9)]
     >>> found = fit(rows, law="power")
@@ -108,7 +108,7 @@ def read_with_baselines(
     baselines: Mapping[str, Mapping[str, float]] | None,
     curves: bool = False,
 ) -> Table:
-    """Read the table at `source` and add `baselines`; if none are given, those of runs are measured now."""
+    """Read the table at `source` and add `baselines` to it; if empty, baselines of run folders are measured."""
     table = read(source, columns, target=target, where=where, curves=curves)
     given = {name: dict(errors) for name, errors in (baselines or {}).items()}
     return replace(table, baselines=given) if given else with_baselines(table)[0]
@@ -117,11 +117,10 @@ def read_with_baselines(
 def fit_all(
     table: Table, law: str = "auto", options: Options | None = None, refused: list[str] | None = None
 ) -> list[Fit]:
-    """Fit all laws that `law` names, for every architecture.
+    """Fit laws to each architecture of a table: the law that `law` names, or several.
 
-    `auto` names one law per variable that varies, and the joint law.
-
-    Reasons why laws could not be fitted are appended to `refused`. Raises DataError if no law can be fitted.
+    `auto` stands for a law in each variable that varies, and the joint law. The reasons why laws could not be fitted
+    are appended to `refused`. Raises DataError if no law can be fitted.
     """
     options = options or Options()
     _refuse_unused(law, options)
@@ -152,7 +151,7 @@ def fit_all(
 
 
 def refuse_single_rows(table: Table) -> None:
-    """Raises DataError for a table with one row per architecture, such as a leaderboard."""
+    """Raises DataError for a table in which each architecture has a single row, such as a leaderboard."""
     names = table.architectures
     if len(names) > 1 and len(table.ends()) == len(names):
         raise DataError(
@@ -163,9 +162,10 @@ def refuse_single_rows(table: Table) -> None:
 
 
 def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) -> Fit:
-    """Fit one law to one architecture. A slice of a grid is reported as a local slope if its joint law has a floor.
+    """Fit one law to one architecture; its verdict takes the joint law of the same runs into account.
 
-    `joint` is the joint law, if it has been fitted already.
+    `joint` is the joint law, if it was fitted already. A law in n or d is only a local slope if the joint law has a
+    floor.
     """
     if law == "nd" and joint is not None:
         return joint
@@ -176,7 +176,7 @@ def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) 
 
 
 def joint_law(table: Table, options: Options) -> Fit | None:
-    """Fit the joint law in n and d to one architecture; None if there is no grid or the fit fails."""
+    """Fit the joint law in n and d to one architecture; None if its runs are no grid, or if the fit fails."""
     if not is_grid(table):
         return None
     try:
@@ -186,10 +186,11 @@ def joint_law(table: Table, options: Options) -> Fit | None:
 
 
 def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
-    """Correct the verdict on a slice to local slope if the joint law of the same runs has a floor, or another exponent.
+    """Correct the verdict on a law in one variable to local slope, if the joint law of the same runs contradicts it.
 
-    The terms that a slice holds fixed bend its line: in the law in N, E + B D^-beta is a floor, so that the slope
-    falls. For the same reason, a power that the slice rejects because it bends is a local slope.
+    The joint law contradicts it by a floor, or by another exponent. A term of the joint law in the variable that is
+    held fixed bends the line of the fit: for a law in N, E + B D^-beta is a floor, so that the slope falls with N. For
+    the same reason, a power law that was rejected for its curvature is a local slope.
     """
     fit = slice_of_grid
     if joint is None or fit.law.floor is not None or fit.verdict not in SLOPES:
@@ -228,25 +229,27 @@ def _fitted(table: Table, law: str, options: Options) -> Fit:
 
 
 def _refuse_unused(law: str, options: Options) -> None:
-    """Raises ConfigError for an option that `law` does not use."""
+    """Raises ConfigError for an option that has no effect on `law`."""
     is_form = law == "mixed" or (law not in WAYS and law not in AXES and _form(law).axes == ("x",))
     if options.pool and law == "mixed":
         raise ConfigError(
-            "--law mixed fits all groups and gives each an offset; --pool gives none. Leave out one of the two."
+            "--law mixed and --pool exclude each other: the first gives each group an offset, the second does not. "
+            "Leave out one of them."
         )
     if options.axis and not is_form:
         raise ConfigError(
-            f"--axis {options.axis} is for a form in one variable (--law power --axis d); the law {law} has its own."
+            f"--axis {options.axis} works only with the name of a form in one variable, as in --law power --axis d; "
+            f"the variables of the law {law} are fixed. Leave out --axis."
         )
     if options.at is not None and not (is_form or law in BESIDE):
         raise ConfigError(
-            f"--at {options.at:g} fixes the other variable of a law in n or d: choose one, --law n or --law d. The law "
-            f"{law} holds none."
+            f"--at {options.at:g} is the fixed d of a law in n, or the fixed n of a law in d; the law {law} has no "
+            "fixed variable. Choose --law n or --law d, or leave out --at."
         )
 
 
 def _has_frontier(table: Table) -> bool:
-    """Whether runs of one n differ in cost; a law in c is then fitted to the best runs for each c."""
+    """Whether runs of one n differ in cost, so that a law in c has to be fitted to the best runs for each c."""
     return table.has("n", "c") and varies(table, "n") and (varies(table, "d") or not has_one_cost(table.ends()))
 
 
@@ -259,12 +262,12 @@ def _form(name: str) -> Law:
 
 
 def _affordable(laws: list[Law]) -> list[Law]:
-    """Laws for points on a convex hull: all except the broken ones, since a break may be an artefact of the hull."""
+    """Laws that may be fitted to a convex hull: all but the broken ones, as a break may be an artefact of the hull."""
     return [law for law in laws if law.verdict != "broken law"]
 
 
 def ways(table: Table) -> list[str]:
-    """Names of the laws that `auto` fits: n and d as far as they vary, the joint law of a grid, and one in compute."""
+    """Names of the laws that `auto` stands for: n and d if they vary, the joint law of a grid, one in compute."""
     found = [axis for axis in ("n", "d") if varies(table, axis)]
     if is_grid(table):
         found.append("nd")
@@ -274,15 +277,15 @@ def ways(table: Table) -> list[str]:
 
 
 def best_way(table: Table) -> str:
-    """Name of the one law that `fit` takes for `auto`."""
+    """Name of the law that `fit` chooses for `auto`."""
     return "nd" if is_grid(table) else widest(table)
 
 
 def widest(table: Table) -> str:
-    """Name of the variable with most sizes; if several have as many, n before d before c."""
+    """Name of the variable with the largest number of sizes; n comes before d, and d before c, if they have as many."""
     known = [axis for axis in AXES if table.has(axis)]
     if not known:
-        raise DataError("The table has no size: no n, d or c. Map a column with --map n=COLUMN.")
+        raise DataError("The table has no column with a size: n, d or c. Map a column with --map n=COLUMN.")
     return max(known, key=lambda axis: (int(groups(table[axis]).max()), -list(AXES).index(axis)))
 
 
@@ -291,7 +294,7 @@ def varies(table: Table, axis: str) -> bool:
 
 
 def is_grid(table: Table) -> bool:
-    """Whether n and d vary independently: some n at three d, and some d at three n."""
+    """Whether n and d vary independently: some n occurs with three values of d, and some d with three values of n."""
     if not (varies(table, "n") and varies(table, "d")):
         return False
     n, d = groups(table["n"]), groups(table["d"])
@@ -303,7 +306,7 @@ def _only(table: Table) -> str:
     names = table.architectures
     if len(names) != 1:
         raise ConfigError(
-            f"The table has {len(names)} architectures: {listed(names)}. Say architecture=, pool=True for one law over "
-            "all of them, or use fit_all."
+            f"The table has {len(names)} architectures: {listed(names)}. Choose one with architecture=, fit one law "
+            "over all of them with pool=True, or fit each with fit_all."
         )
     return names[0]

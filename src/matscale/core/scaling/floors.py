@@ -1,8 +1,8 @@
-"""Test whether a plain power law may be the local slope of a law with a floor.
+"""Test whether a plain power law could be the local slope of a law with a floor.
 
-If a law has a floor, its slope in ln x falls with size, so that a power fitted to few sizes has an exponent that is too
-small. Only curvature tells the two forms apart. A plain power is therefore accepted only if the points exclude a floor
-of `MOST` of the smallest loss, by an exact t-test.
+If a law has a floor, its slope in ln x falls with size, so that a power law fitted to few sizes has too small an
+exponent. Only curvature distinguishes the two forms. A plain power law is therefore accepted only if the points exclude
+a floor of `MOST` of the smallest loss, by an exact t-test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.verdict import Reason
 
 MOST = 0.4
-"""Floor, as a share of the loss at the largest size, that a plain law must exclude.
+"""Largest floor, as a share of the loss at the largest size, that may remain possible for a plain power law.
 
 Such a floor lowers the slope at the largest size by 40 %.
 """
@@ -25,7 +25,7 @@ CHANCE = 0.05
 
 
 def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
-    """Reasons of verdict trigger i, a floor that the points do not exclude, against a plain power law of a loss."""
+    """Reason against a plain power law of a loss, if the points do not exclude a floor (trigger i of the verdict)."""
     law = spread.law
     if law.floor is not None or law.verdict != "law" or law.n_parameters != 2 or not means.falls:
         return []
@@ -35,7 +35,11 @@ def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
 
 
 def not_excluded(p: float, points: str) -> list[Reason]:
-    """Reason of verdict trigger i if `p`, the p-value of a floor, is `CHANCE` or more; `points` counts the points."""
+    """Reason against a plain power law, if points do not exclude a floor (trigger i of the verdict).
+
+    `p` is the p-value of the hypothesis that there is a floor; a floor is not excluded if `p` is at least `CHANCE`.
+    `points` is the number of points as text.
+    """
     if p < CHANCE:
         return []
     text = (
@@ -46,11 +50,11 @@ def not_excluded(p: float, points: str) -> list[Reason]:
 
 
 def floor_chance(x: Array, y: Array, root: Array | None = None, share: float = MOST) -> float:
-    """p-value of a floor that is `share` of the loss at the largest size; a small p-value excludes the floor.
+    """p-value of a floor that is the given `share` of the loss at the largest size; a small value excludes the floor.
 
-    The law L = L_1 (share + (1 - share) (x / x_1)^-alpha) is fitted in ln L_1 and alpha. One Gauss-Newton step in the
-    share, over its standard error from the residuals, is then the t statistic. `root` [k, k] is the square root of the
-    inverse covariance of the k points, up to a factor; None: all points have the same variance.
+    The law L = L_1 (share + (1 - share) (x / x_1)^-alpha) is fitted in ln L_1 and alpha. The t statistic is one
+    Gauss-Newton step in the share, divided by its standard error from the residuals. `root` [k, k] is the square root
+    of the inverse covariance of the k points, up to a factor; None: all points have the same variance.
     """
     freedom = len(y) - 3
     if freedom < 1:

@@ -1,6 +1,6 @@
 """Compute frontier: the best loss of all runs for each amount of compute.
 
-Noise biases a minimum over raw checkpoints low, and makes its points depend on each other. Therefore the first part of
+A minimum over raw checkpoints is biased low by noise, and its points depend on each other. Therefore the first part of
 each run's curve (warm-up) is left out, and the rest is smoothed by a running median and made monotonic. The frontier is
 the lower convex hull of all curves in logarithms, with one point per run that touches it. A bootstrap over runs gives
 the uncertainty of the frontier.
@@ -27,25 +27,25 @@ from matscale.core.scaling.verdict import Reason, flat, learning, verdict
 SKIPPED = 0.1
 """Share of a run's compute that is left out at the beginning of its curve."""
 WIDEST = 2.0
-"""Largest ratio of the ends of the exponent's interval; a frontier with a wider interval is no law."""
+"""Largest accepted ratio between the ends of an exponent's interval, for a law of the frontier."""
 NEAR = 0.1
-"""Largest relative error of a held-out point that still counts as predicted."""
+"""Largest relative error of a held-out point that is accepted for a law of the frontier."""
 
 
 @dataclass(frozen=True)
 class SmoothedCurve:
-    """Smoothed curve of one run."""
+    """Smoothed training curve of one run: ln of the loss over ln of the compute."""
 
     rows: Array
     """Indices of the run's rows in the table, by ascending compute"""
     c: Array
     """ln of compute"""
     loss: Array
-    """ln of the smoothed loss, never rising"""
+    """ln of the smoothed loss; it never rises"""
 
 
 def curves(table: Table) -> list[SmoothedCurve]:
-    """Smooth the curve of each run. Raises DataError for a table without compute."""
+    """Smooth the training curve of each run. Raises DataError for a table without compute."""
     if not table.has("c"):
         raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
     of_run: dict[str, list[int]] = {}
@@ -62,7 +62,7 @@ def curves(table: Table) -> list[SmoothedCurve]:
 
 
 def _median5(values: Array) -> Array:
-    """Running median over five points; the first and the last value are repeated beyond the ends."""
+    """Running median over five values; the first and the last value are repeated beyond the ends."""
     if len(values) < 5:
         return values
     padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
@@ -70,7 +70,7 @@ def _median5(values: Array) -> Array:
 
 
 def hull(c: Array, loss: Array) -> Array:
-    """Lower convex hull of points (Andrew's monotone chain): indices from the cheapest to the best point.
+    """Indices of the points on the lower convex hull, from the cheapest point to the best (Andrew's monotone chain).
 
     >>> c, loss = np.log([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 2.9, 2.0, 2.5])
     >>> hull(c, loss).tolist()
@@ -87,14 +87,14 @@ def hull(c: Array, loss: Array) -> Array:
 
 
 def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
-    """Whether point b lies on or above the line from point a to point k, so that it is not on the lower hull."""
+    """Whether point b lies on or above the line from point a to point k, and so is not on the lower hull."""
     return bool((c[b] - c[a]) * (loss[k] - loss[a]) <= (loss[b] - loss[a]) * (c[k] - c[a]))
 
 
 def touching(found: list[SmoothedCurve]) -> tuple[Array, Array, Array]:
-    """Points of the frontier: arrays of the index of the curve, of ln c and of ln loss, by ascending c.
+    """Points of the compute frontier, one for each run that touches it, by ascending compute.
 
-    Each run that touches the hull gives one point, the mean of its points on the hull.
+    Returns the index of each run's curve, and ln c and ln loss of its point: the mean of its points on the hull.
     """
     which = np.concatenate([np.full(len(curve.c), k) for k, curve in enumerate(found)])
     c, loss = np.concatenate([f.c for f in found]), np.concatenate([f.loss for f in found])
@@ -107,15 +107,15 @@ def touching(found: list[SmoothedCurve]) -> tuple[Array, Array, Array]:
 
 
 def corners(curve: SmoothedCurve) -> SmoothedCurve:
-    """Points of a curve that lie on its own lower convex hull; only such points can lie on the hull of all curves."""
+    """Keep the points of a curve that lie on its own lower convex hull; no others can lie on the hull of all curves."""
     at = hull(curve.c, curve.loss)
     return SmoothedCurve(curve.rows[at], curve.c[at], curve.loss[at])
 
 
 def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
-    """Fit a law in c to the compute frontier.
+    """Fit a law of compute to the compute frontier of all runs.
 
-    The exponent's interval spans both the interval from Student's t and the one from a bootstrap over runs.
+    The interval of the exponent contains both the interval from Student's t and that from a bootstrap over runs.
     """
     found = curves(table)
     bar = lowest_bar(table, target)
@@ -127,8 +127,8 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     names, x, y = touching(reduced)
     if len(names) < 3:
         raise DataError(
-            f"The compute frontier has points of {counted(len(names), 'run')} of {len(found)}; a law needs 4 runs on "
-            "it, over a decade of compute. Train smaller models for less compute and larger ones for more."
+            f"Only {counted(len(names), 'run')} of {len(found)} lie on the compute frontier; a law needs 4 runs on it, "
+            "over a decade of compute. Train smaller models for less compute and larger ones for more."
         )
     rows = np.concatenate([found[k].rows for k in names])
     mask = np.zeros(len(table), dtype=bool)
@@ -142,7 +142,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
 
 
 def _resampled(found: list[SmoothedCurve], law: Law, samples: int, seed: int) -> Array:
-    """Exponents of laws that are fitted to the frontiers of bootstrap samples of the runs."""
+    """Exponents of the laws that are fitted to the frontiers of bootstrap samples of the runs."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(min(samples, 300)):
@@ -182,7 +182,10 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
 
 
 def too_wide(name: str, low: float, high: float) -> list[Reason]:
-    """Reason of verdict trigger c if the ends of an exponent's interval differ by more than a factor of `WIDEST`."""
+    """Reason against a law of the frontier whose exponent has too wide an interval (trigger c of the verdict).
+
+    It is too wide if its ends differ by more than a factor of `WIDEST`.
+    """
     least, most = sorted((abs(low), abs(high)))
     if least * WIDEST >= most:
         return []
@@ -191,9 +194,10 @@ def too_wide(name: str, low: float, high: float) -> list[Reason]:
 
 
 def not_predicted(fit: Fit) -> list[Reason]:
-    """Reason of verdict trigger f if a held-out point lies outside its 95 % interval or is off by more than `NEAR`.
+    """Reason against a law of the frontier, if it predicts a held-out point badly (trigger f of the verdict).
 
-    A frontier has few points, so that the interval is often wide enough for any value; hence the limit `NEAR`.
+    A prediction is bad if the point lies outside its 95 % interval, or is off by more than `NEAR`. The second limit is
+    needed because a frontier has few points, so that the interval is often wide enough for any value.
     """
     missed = [one for one in fit.held_out if not one.covered or abs(one.error) > NEAR]
     if not missed:

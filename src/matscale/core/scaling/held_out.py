@@ -17,18 +17,18 @@ from matscale.core.scaling.tables.table import Table, groups
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out size, with its predicted loss and the loss that was found."""
+    """Size that was held out of a fit, with its predicted and its measured loss."""
 
     at: dict[str, float]
-    """Size on each axis, such as n or d, by the name of the axis"""
+    """Value of each axis at this size, by the name of the axis (n, d, ...)"""
     predicted: float
     found: float
     low: float
-    """Lower end of the 95 % prediction interval of the loss; `high` is its upper end"""
+    """Lower end of the 95 % prediction interval of the loss; `high` is the upper end"""
     high: float
     covered_80: bool
     can_fail: bool = True
-    """Whether the test could fail: the interval is narrower than the range of the losses that the law was fitted to."""
+    """Whether the test could fail: its interval is narrower than the range of the losses that the law was fitted to."""
 
     @classmethod
     def of(
@@ -40,10 +40,10 @@ class HeldOut:
         ends_80: tuple[float, float],
         span: float,
     ) -> HeldOut:
-        """Held-out size from natural logarithms: of the size on each axis, and of losses.
+        """Make the result of a held-out test from natural logarithms of the size and of losses.
 
-        `centre` is ln of the predicted loss, `found` ln of the loss that was found; `ends` and `ends_80` are the ends
-        of the 95 % and 80 % intervals. `span` is the range of ln loss over the points that the law was fitted to.
+        `centre` is ln of the predicted loss, `found` ln of the measured one. `ends` and `ends_80` are the ends of the
+        95 % and of the 80 % interval. `span` is the range of ln loss over the points that the law was fitted to.
         """
         return cls(
             at={axis: float(np.exp(x)) for axis, x in at.items()},
@@ -57,7 +57,7 @@ class HeldOut:
 
     @property
     def error(self) -> float:
-        """Relative error with its sign: predicted / found - 1."""
+        """Relative error of the prediction, with its sign: predicted / measured - 1."""
         return self.predicted / self.found - 1.0
 
     @property
@@ -66,7 +66,7 @@ class HeldOut:
 
     @property
     def widening(self) -> float:
-        """Factor by which the interval in ln L must grow to contain the loss that was found; 1 if it does already."""
+        """Factor by which the interval of ln L must grow to contain the measured loss; 1 if it contains this loss."""
         end = self.high if self.found > self.predicted else self.low
         return wide_enough(float(np.log(self.found / self.predicted)), float(np.log(end / self.predicted)))
 
@@ -84,9 +84,9 @@ class HeldOut:
 
 
 def how_many(means: Means) -> int:
-    """Number of sizes to hold out: 1, or 2 if there are eight or more.
+    """Number of the largest sizes that are held out: 1, or 2 if there are eight sizes or more.
 
-    For a law in compute: the number of points in the top half-decade, at least 1 and at most a third of all points.
+    For a law in compute, it is the number of points in the top half-decade: at least 1, at most a third of all points.
     """
     if means.axis == "c":
         top = int((means.x[:, 0] > means.x[-1, 0] - 0.5 * np.log(10.0)).sum())
@@ -95,7 +95,7 @@ def how_many(means: Means) -> int:
 
 
 def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
-    """Fit the law to the smaller sizes and predict the largest; empty if the smaller sizes are too few for the law."""
+    """Predict the largest sizes by the law fitted to the smaller sizes; empty if there are too few smaller sizes."""
     k = len(means) - how_many(means)
     if k <= law.n_parameters:
         return []
@@ -118,8 +118,8 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
 def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int = 8) -> list[HeldOut]:
     """Predict the runs of the top half-decade of compute by a joint law that is fitted to the other runs.
 
-    The product N D stands for compute that is not known. The list has one prediction per cell of the grid, for at most
-    `shown` cells, by ascending compute; it is empty if the other runs are too few for the law.
+    Where compute is not known, the product N D stands for it. Runs of the same sizes share one prediction, and at most
+    `shown` predictions are returned, by ascending compute; none if the other runs are too few for the law.
     """
     effort = np.log(runs["c"]) if runs.has("c") else logx[:, :2].sum(axis=1)
     top = effort > effort.max() - 0.5 * np.log(10.0)

@@ -1,4 +1,4 @@
-"""Intervals of a law fitted to size means: Student's t, with the sizes as observations.
+"""Intervals of a law that is fitted to the means of sizes: Student's t, with the sizes as observations.
 
 Sizes may have weights, from the scatter of their seeds; the overall scale still comes from the residuals (Knapp &
 Hartung 2003).
@@ -26,7 +26,7 @@ EVEN = SizeNoise()
 
 @dataclass(frozen=True)
 class Spread:
-    """Uncertainty of a fitted law: covariance of its parameters [p, p] in centred logarithms."""
+    """Uncertainty of a law fitted to the means of sizes: covariance [p, p] of its parameters in centred logarithms."""
 
     law: Law
     theta: Array
@@ -34,9 +34,9 @@ class Spread:
     covariance: Array
     """Covariance of the parameters [p, p]"""
     scatter: float
-    """Standard deviation of the mean ln L of one size about the law (of a typical size if sizes differ in it)."""
+    """Standard deviation of the mean ln L of a size about the law; for a typical size, if it differs between sizes."""
     freedom: float
-    """Degrees of freedom: number of sizes minus number of parameters, or fewer if seeds are few (Satterthwaite)."""
+    """Degrees of freedom: number of sizes minus number of parameters, or less with few seeds (Satterthwaite)."""
     noise: SizeNoise = EVEN
     """Model of how the variance of a size mean depends on size"""
     weights: Array | None = None
@@ -47,17 +47,17 @@ class Spread:
         return replace(self, covariance=self.covariance * factor**2, scatter=self.scatter * factor)
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """Interval (low, high) of ln L at each of the m points `logx` [m, axes].
+        """Interval (low, high) of ln L at each of m points `logx` [m, axes].
 
-        Prediction interval for a new size, or confidence interval of the law if `new` is false.
+        This is the prediction interval for a new size or, if `new` is false, the confidence interval of the law.
         """
         centre, half = self.law.value(self.theta, logx - self.frame.x) + self.frame.y, self.half_width(logx, level, new)
         return centre - half, centre + half
 
     def half_width(self, logx: Array, level: float = LEVEL, new: bool = True) -> Array:
-        """Half-width of the interval of ln L at each of the m points `logx` [m, axes].
+        """Half-width of the interval of ln L at each of m points `logx` [m, axes].
 
-        Prediction interval for a new size, or confidence interval of the law if `new` is false.
+        This is the prediction interval for a new size or, if `new` is false, the confidence interval of the law.
         """
         gradient = self.law.derivatives(self.theta, logx - self.frame.x)
         variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient)
@@ -70,7 +70,7 @@ class Spread:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Quantile of |t| for Student's t; infinite for 0 degrees of freedom.
+    """Quantile of |t| for Student's t with `freedom` degrees of freedom; infinite for 0 degrees.
 
     >>> round(quantile(0.95, freedom=3), 2), round(quantile(0.95, freedom=100), 2)
     (3.18, 1.98)
@@ -79,7 +79,7 @@ def quantile(level: float, freedom: float) -> float:
 
 
 def wide_enough(missed: float, half: float) -> float:
-    """Factor (1 or more) by which an interval of half-width `half` must grow to reach the distance `missed`."""
+    """Factor, at least 1, by which an interval of half-width `half` must grow to reach the distance `missed`."""
     return max(1.0, abs(missed / half)) if half and np.isfinite(half) else 1.0
 
 
@@ -92,7 +92,7 @@ def spread(
     noise: SizeNoise | None = None,
     weights: Array | None = None,
 ) -> Spread:
-    """Uncertainty of a fitted law, estimated from the residuals of the size means."""
+    """Estimate the uncertainty of a fitted law from the residuals of the means of sizes."""
     freedom = len(logy) - law.n_parameters
     jacobian, residual = _whitened(law, theta, logx - frame.x, logy - frame.y, weights)
     scatter = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("inf")
@@ -102,13 +102,13 @@ def spread(
 
 
 def _whitened(law: Law, theta: Array, x: Array, y: Array, weights: Array | None) -> tuple[Array, Array]:
-    """Jacobian [k, p] and residuals [k], divided by the relative standard deviations of the size means."""
+    """Jacobian [k, p] and residuals [k] of a law, divided by the relative standard deviations of the means of sizes."""
     root = np.ones(len(y)) if weights is None else np.sqrt(weights)
     return law.derivatives(theta, x) * root[:, None], (law.value(theta, x) - y) * root
 
 
 def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
-    """Add the differences between the slopes of seeds to the uncertainty of a law.
+    """Add to the uncertainty of a law that each seed may have a slope of its own.
 
     The mean slope over few seeds is uncertain, however many sizes there are.
     """
@@ -124,7 +124,7 @@ def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
 
 
 def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
-    """Add misfit that is correlated between neighbouring sizes to the uncertainty of a law."""
+    """Add to the uncertainty of a law that its misfit may be correlated between neighbouring sizes."""
     law, frame = spread.law, spread.frame
     jacobian, residual = _whitened(law, spread.theta, logx - frame.x, logy - frame.y, spread.weights)
     exponent = law.parameters.index(law.exponents[0])
@@ -133,7 +133,7 @@ def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
 
 
 def t_intervals(spread: Spread, logx: Array, logy: Array, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-    """Confidence interval (low, high) of each parameter, by name."""
+    """Confidence interval (low, high) of each parameter of a law, by the name of the parameter."""
     law, frame = spread.law, spread.frame
     if spread.freedom == 0:
         return {name: (0.0 if name in law.logs else -np.inf, np.inf) for name in law.parameters}
@@ -154,9 +154,9 @@ def _ordered(ends: Array) -> tuple[float, float]:
 
 
 def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
-    """Centre and half-width [p] of each parameter in the original units of x and L.
+    """Values of the parameters and half-widths of their intervals, both [p], in the original units of x and L.
 
-    The parameters named in `law.logs` stay logarithms.
+    Parameters that are named in `law.logs` stay logarithms.
     """
     law, theta, frame = spread.law, spread.theta, spread.frame
     if law.move is None:
@@ -174,7 +174,10 @@ def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
 
 
 def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Profile interval of one parameter: the values at which the law, refitted in the others, still fits the points."""
+    """Profile interval (low, high) of one parameter: its values at which the law still fits the points.
+
+    At each value, the other parameters are fitted again.
+    """
     law, theta = spread.law, spread.theta
     j = law.parameters.index(name)
     jacobian, residual = _whitened(law, theta, x, y, spread.weights)
@@ -198,9 +201,9 @@ def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL)
 def _crossing(
     law: Law, theta: Array, j: int, x: Array, y: Array, weights: Array | None, limit: float, step: float, bound: float
 ) -> float:
-    """Value of parameter j at which the residual sum of squares, minimised over the others, reaches `limit`.
+    """Value of parameter j at which the residual sum of squares, minimised over the other parameters, is `limit`.
 
-    ±inf, or `bound`, if there is none. Growing steps bracket the value, then bisection finds it.
+    Returns ±inf or `bound` if there is no such value. Growing steps bracket the value, then bisection finds it.
     """
     free = np.ones(law.n_parameters)
     free[j] = 0.0

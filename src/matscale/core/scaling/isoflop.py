@@ -1,4 +1,4 @@
-"""IsoFLOP analysis: the model size with the least loss at each compute budget, and its growth with the budget.
+"""IsoFLOP analysis: the model size with the least loss at each compute budget, and how this size grows with the budget.
 
 The minimum is that of Akima's interpolation of ln loss over ln N. A parabola through the same points is biased even
 without noise if the grid is wide or off centre (arXiv:2603.22339). If the minimum lies at the edge of the sizes that
@@ -32,18 +32,18 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class BudgetOptimum:
-    """Best size at one budget."""
+    """Model size with the least loss at one compute budget."""
 
     c: float
     n: float
     loss: float
     n_sizes: int
     at_edge: bool
-    """Whether the best size is the smallest or the largest that was tried, so that the optimum may lie beyond"""
+    """Whether the best size is the smallest or the largest that was tried; the optimum may then lie beyond"""
 
 
 def optima(table: Table) -> list[BudgetOptimum]:
-    """Best model size at each compute budget that has runs of at least four sizes, by ascending budget.
+    """Find the best model size at each compute budget that has runs of at least four sizes, by ascending budget.
 
     Raises DataError if there is no such budget.
     """
@@ -65,7 +65,7 @@ def optima(table: Table) -> list[BudgetOptimum]:
 
 
 def _means(table: Table) -> tuple[Array, Array]:
-    """ln N of each size, and the mean ln loss of its runs."""
+    """ln N of each size, and the mean ln loss of the runs of each size."""
     size: NDArray[np.int64] = groups(table["n"])
     counts = np.bincount(size)
     return np.bincount(size, np.log(table["n"])) / counts, np.bincount(size, np.log(table["loss"])) / counts
@@ -80,9 +80,10 @@ def _optimum(c: float, n: Array, loss: Array) -> BudgetOptimum:
 
 
 def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
-    """Fit N_opt = A C^-alpha to the budgets whose best size lies inside the range of sizes tried.
+    """Fit the growth of the best model size with compute, N_opt = A C^-alpha, to the budgets of a table.
 
-    alpha is negative where N_opt grows with C.
+    A budget is used if its best size is neither the smallest nor the largest that was tried. alpha is negative where
+    N_opt grows with C.
     """
     bar = lowest_bar(table, target)
     runs = table.ends()
@@ -97,7 +98,7 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
     if len(inside) < 3:
         raise DataError(
             f"{len(inside)} of {len(found)} budgets have their optimum inside the sizes tried; a law of the best size "
-            "needs 3 or more. Add sizes beyond the edge."
+            "needs 3 or more. At the other budgets, train sizes beyond the smallest or largest."
         )
     x = np.log([[o.c] for o in inside])
     y = np.log([o.n for o in inside])

@@ -1,4 +1,4 @@
-"""Fit of a law in several variables to single runs: Huber's objective, a bootstrap over runs, a verdict."""
+"""Fit a law in several variables to single runs: Huber's objective, a bootstrap for the intervals, a verdict."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from matscale.core.scaling.verdict import learning, verdict
 def fit_joint(
     table: Table, law: Law, target: str = "loss", *, samples: int = 1000, seed: int = 0, at: str = "last"
 ) -> Fit:
-    """Fit `law` to the runs of a table. Raises DataError if the runs are too few for its parameters.
+    """Fit a law in several variables to the runs of a table. Raises DataError if the runs are too few.
 
-    `at`: the validations of each run that count as points: last, best or all.
+    `at` says which validations of a run are used: last, best or all.
     """
     runs = table.ends(at)
     missing = [axis for axis in law.axes if not runs.has(axis)]

@@ -1,6 +1,6 @@
-"""Triggers b to h of the verdict for a law in several variables.
+"""Reasons against a law in several variables: triggers b to h of the verdict.
 
-`matscale.core.scaling.verdict` explains the triggers.
+The triggers are explained in `matscale.core.scaling.verdict`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def joint_reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """Reasons of verdict triggers b to h against a joint law."""
+    """Reasons against a law in several variables, from triggers b to h of the verdict."""
     few = _few(law, runs)
     if few:
         return few
@@ -67,7 +67,10 @@ def _unstable(
     values: dict[str, float],
     intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
-    """Reason of trigger d if leaving out any one size of the first variable changes an exponent too much."""
+    """Reason against the law, if an exponent changes too much without one size (trigger d of the verdict).
+
+    Sizes of the first variable are left out in turn.
+    """
     at, below = x - solution.frame.x, y - solution.frame.y
     weights = np.stack([(sizes != g).astype(float) for g in range(int(sizes.max()) + 1)])
     ends = refine(law, np.tile(solution.theta, (len(weights), 1)), at, below, delta=HUBER, weights=weights)
@@ -88,7 +91,10 @@ def _unstable(
 def _bent(
     law: Law, solution: Solution, draws: Draws, x: Array, y: Array, intervals: dict[str, tuple[float, float]]
 ) -> list[Reason]:
-    """Reason of trigger e if the mean residuals of sizes bend away from the law: a t-test of a term in (ln x)²."""
+    """Reason against the law, if the mean residuals of sizes bend away from it (trigger e of the verdict).
+
+    The test is a t-test of a term in (ln x)².
+    """
     size = draws.noise.size
     counts = np.bincount(size)
     residual = y - solution.frame.y - law.value(solution.theta, x - solution.frame.x)
@@ -113,11 +119,12 @@ def _bent(
 
 
 def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
-    """Reason of trigger g if slopes in slices of the grid differ from those of the joint law.
+    """Reason against a joint law, if it contradicts the slopes at fixed n or fixed d (trigger g of the verdict).
 
-    The mean slope over all slices is tested, since the steepest of twenty slices differs from any law. The variance of
-    this mean has three parts: the scatter between slices, the scatter of points about a line (which slices share, as
-    they have the same sizes), and the uncertainty of the law.
+    Runs that differ in one variable only are a slice of the grid; each slice has a slope. The mean slope over all
+    slices is tested, since the steepest of twenty slices differs from any law. The variance of this mean has three
+    parts: the scatter between slices, the scatter of points about a line (which is common to slices of the same sizes),
+    and the uncertainty of the law.
     """
     if law.axes != ("n", "d"):
         return []
@@ -146,12 +153,12 @@ class _Slice:
     fixed: str
     n_sizes: int
     slope: float
-    """Slope of a straight line through ln L"""
+    """Slope of a straight line fitted to ln L"""
     error: float
     implied: float
-    """Slope that the joint law implies for the same points"""
+    """Slope of a straight line through the predictions of the joint law at the same points"""
     samples: Array
-    """Slopes that the bootstrap samples of the joint law imply for the same points"""
+    """The same slope for each bootstrap sample of the joint law"""
 
 
 _SLOPES = ("slope", "implied", "error")
@@ -178,7 +185,7 @@ def _slices(law: Law, draws: Draws, runs: Table, axis: str) -> list[_Slice]:
 
 
 def _line(x: Array, y: Array) -> tuple[float, float]:
-    """Slope of a straight line and its standard error."""
+    """Slope of a straight line fitted to `y` over `x`, and the standard error of the slope."""
     at = x - x.mean()
     slope = float(at @ y / (at @ at))
     left = y - y.mean() - slope * at

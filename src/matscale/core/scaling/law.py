@@ -1,4 +1,4 @@
-"""Interface of a scaling law: a function of logarithms, and starting points for the fit of its parameters.
+"""Interface of scaling laws: each is a function of logarithms, with starting points for the fit of its parameters.
 
 All values are natural logarithms: a power law is a straight line in them, and the noise of a loss is relative. Arrays
 may have any leading axes, so that one call evaluates a thousand bootstrap samples.
@@ -20,36 +20,39 @@ VANISHED = -12.0
 
 @dataclass(frozen=True)
 class Law:
-    """Form of a scaling law. `theta` [..., p] has its parameters in the order of `parameters`."""
+    """Form of a scaling law: a function of parameters `theta` [..., p] and ln x, with a name and a reference.
+
+    The last axis of `theta` has the parameters in the order of `parameters`.
+    """
 
     name: str
     summary: str
     """Description in one line."""
     formula: str
-    """Formula for people: `L = E + A x^-alpha`."""
+    """Formula as text: `L = E + A x^-alpha`."""
     reference: str
     """DOI or arXiv id."""
     axes: tuple[str, ...]
     """Columns that the law needs, such as `("n", "d")`; `("x",)` for a law in any one variable."""
     parameters: tuple[str, ...]
     value: Callable[[Array, Array], Array]
-    """(theta [..., p], ln x [..., k, axes]) -> ln L [..., k]"""
+    """Function that takes theta [..., p] and ln x [..., k, axes], and returns ln L [..., k]."""
     starts: Callable[[Array, Array], Array]
-    """(ln x [k, axes], ln L [k]), both centred to mean 0 -> s starts [s, p] for the search, best guess first."""
+    """Function that takes centred ln x [k, axes] and ln L [k], and returns starts of the search [s, p], best first."""
     jacobian: Callable[[Array, Array], Array] | None = None
-    """Derivatives of `value` by theta [..., k, p]; None: taken by central differences."""
+    """Function like `value` that returns its derivatives by theta [..., k, p]; None: central differences are used."""
     move: Callable[[Array, Array, float], Array] | None = None
-    """(theta, ln x₀ [axes], ln L₀) -> theta of the curve with x scaled by x₀, L by L₀. None: fits do not centre."""
+    """Function that takes theta, ln x₀ [axes], ln L₀ and returns theta of the scaled curve; None: no centre."""
     logs: frozenset[str] = frozenset()
-    """Parameters that theta holds as logarithms."""
+    """Names of the parameters whose logarithms theta holds."""
     exponents: tuple[str, ...] = ()
-    """Parameters that are compared between architectures; the verdict is on the first."""
+    """Parameters that are compared between architectures; the verdict judges the first."""
     floor: str | None = None
     """Name of the parameter that is the floor: a loss that the law never falls below."""
     min_sizes: int = 4
-    """Least number of distinct sizes that a fit needs."""
+    """Least number of distinct sizes for a fit."""
     verdict: str = "law"
-    """Verdict of a good fit of this form: `law`, `law with floor`, `broken law`."""
+    """Verdict on a good fit of this form: `law`, `law with floor`, `broken law`."""
 
     @property
     def n_parameters(self) -> int:
@@ -60,7 +63,7 @@ class Law:
         return None if self.floor is None else self.parameters.index(self.floor)
 
     def slopes(self, theta: Array, logx: Array) -> Array:
-        """Slopes d ln L / d ln x [..., k, axes], by central differences."""
+        """Slopes d ln L / d ln x of the law [..., k, axes], by central differences."""
         step = 1e-4
         sides = []
         for axis in range(logx.shape[-1]):
@@ -70,7 +73,7 @@ class Law:
         return np.stack(sides, axis=-1)
 
     def derivatives(self, theta: Array, logx: Array) -> Array:
-        """Derivatives of `value` by theta: `jacobian`, or central differences without one."""
+        """Derivatives of ln L by theta [..., k, p]: by `jacobian`, or by central differences if there is none."""
         if self.jacobian is not None:
             return self.jacobian(theta, logx)
         step = 1e-6
@@ -82,7 +85,7 @@ class Law:
         return np.stack(columns, axis=-1)
 
     def bounded(self, theta: Array) -> Array:
-        """Copy of `theta` with ln of the floor raised to `VANISHED` where it is smaller."""
+        """Copy of `theta` in which ln of the floor is at least `VANISHED`."""
         if self.floor_at is None:
             return theta
         theta = theta.copy()
@@ -90,7 +93,7 @@ class Law:
         return theta
 
     def plain(self, theta: Array, frame: Frame | None = None) -> dict[str, Array]:
-        """Parameters by name, with logarithms undone. Pass `frame` if `theta` is in centred logarithms."""
+        """Values of the parameters by name, not their logarithms. Pass `frame` if `theta` is in centred logarithms."""
         gone = theta[..., self.floor_at or 0] <= VANISHED + 0.5
         if frame is not None and self.move is not None:
             theta = self.move(theta, frame.x, frame.y)
@@ -106,7 +109,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Frame:
-    """Centre of the logarithms of x and L; the search is well conditioned only near 0."""
+    """Centre of the logarithms of x and L, which is subtracted in a fit: the search is well conditioned only near 0."""
 
     x: Array
     """ln x₀ [axes]"""
@@ -121,5 +124,5 @@ class Frame:
 
 
 def named(values: Mapping[str, Array]) -> dict[str, float]:
-    """Parameters of one fit as plain floats."""
+    """Convert parameters of one fit to floats."""
     return {name: float(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Points of a law in one variable, from runs: one slice of the grid, and one mean per size.
+"""Points of a law in one variable: the mean ln loss of each size, over runs that share all other variables.
 
 Runs of one size differ by their seed, sizes by more than that (widths are discrete, tuning is imperfect). So the means
 over sizes are the independent observations; intervals from single runs are too narrow (docs/laws.md has the numbers).
@@ -20,7 +20,7 @@ from matscale.core.scaling.tables.labels import refuse_confounded
 from matscale.core.scaling.tables.table import AXES, GROUP, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
-"""Axis -> the other variable, which must have one value for all points of a law in that axis; `--at` chooses it."""
+"""Variable that must have one value for all points of a law, by the variable of the law; `--at` chooses the value."""
 HELD = {
     "n": ("d", "e", "u", "s"),
     "d": ("n", "e"),
@@ -29,14 +29,14 @@ HELD = {
     "s": ("n", "e"),
     "e": ("n", "d", "u", "s"),
 }
-"""Axis -> all variables that must have one value each, in the order in which they are held."""
+"""All variables that must have one value each, in the order in which they are held, by the variable of the law."""
 SEEDS = 0.1
-"""Largest difference in ln c between seeds of one model, whose structures differ in their numbers of atoms."""
+"""Largest difference in ln c between seeds of one model; their structures differ in the number of atoms."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """Mean of ln loss for each size, with the runs behind it."""
+    """Mean ln loss of each size: the points of a law in one variable, with the runs behind them."""
 
     axis: str
     x: Array
@@ -47,28 +47,28 @@ class Means:
     """Runs per size [k]"""
     table: Table
     size: NDArray[np.int64]
-    """Number of the size of each row of the table"""
+    """Index of the size of each row of the table"""
     fixed: str = ""
     """Fixed value of the other variable, such as `d = 301,300`."""
     falls: bool = True
-    """Whether y should fall with the variable: a loss should, the best size of isoFLOP sets should not."""
+    """Whether `y` should fall as the variable grows: a loss should, the best size at a compute budget should not."""
     with_outliers: Means | None = None
-    """Means with the outlier runs included; None if there are no outliers"""
+    """Means over all runs, outliers included; None if there are no outliers"""
     outlier_runs: tuple[tuple[str, float], ...] = ()
-    """Outlier runs: (source, ln of its loss over that of the other runs of its size) of each"""
+    """Each outlier run: (source, ln of the ratio of its loss to the mean of the other runs of its size)"""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def first(self, k: int) -> Means:
-        """Means of the `k` smallest sizes."""
+        """Points of the `k` smallest sizes."""
         return self.pick(np.arange(k))
 
     def without(self, k: int) -> Means:
         return self.pick(np.delete(np.arange(len(self)), k))
 
     def pick(self, sizes: NDArray[np.int64]) -> Means:
-        """Means of the given sizes, with their runs."""
+        """Points of the sizes with these indices, with their runs."""
         chosen = replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
         if not self.has_runs:
             return chosen
@@ -77,20 +77,20 @@ class Means:
 
     @cached_property
     def has_runs(self) -> bool:
-        """Whether each point is a mean over the runs of one size; false for the best sizes of isoFLOP budgets."""
+        """Whether each point is a mean over runs of one size; false for best sizes of compute budgets."""
         found = np.bincount(self.size, minlength=len(self)) if len(self.size) else np.zeros(1)
         return len(self.size) == len(self.table) and len(found) == len(self) and bool(found.min() > 0)
 
     @cached_property
     def noise(self) -> SizeNoise:
-        """Noise of the means, estimated from the scatter of seeds."""
+        """Model of the variance of the means, estimated from the scatter of seeds."""
         if not self.has_runs or GROUP in self.table.words:
             return SizeNoise()  # models of one size in several groups do not differ by the seed alone
         return size_noise(self.x[:, 0], self.y, np.log(self.table["loss"]), self.size)
 
     @property
     def weights(self) -> Array | None:
-        """Weights of the sizes in a fit [k], with geometric mean 1; None if all are equal."""
+        """Weights [k] of the sizes in a fit, with geometric mean 1; None if all are equal."""
         noise = self.noise
         return None if noise.is_even else 1 / noise.variance(self.x[:, 0], noise.seeds)
 
@@ -107,7 +107,7 @@ class Means:
 
     @property
     def seed_noise(self) -> float:
-        """Standard deviation of ln loss between runs of one size; NaN where no size has two."""
+        """Standard deviation of ln loss between runs of one size; NaN if no size has two runs."""
         logs = np.log(self.table["loss"])
         spare = sum(int((self.size == k).sum()) - 1 for k in set(self.size.tolist()))
         if spare < 1:
@@ -117,9 +117,9 @@ class Means:
 
 
 def size_means(table: Table, axis: str, fixed: str = "") -> Means:
-    """Mean of ln loss per size, over all rows of `table`.
+    """Compute the mean ln loss of each size, over all rows of `table`; `axis` is the column of the size.
 
-    Raises DataError if there are no rows, no column `axis`, or a label that changes with the sizes.
+    Raises DataError if there are no rows or no column `axis`, or if a label changes with the size.
     """
     if len(table) == 0:
         raise DataError(f"There is nothing to fit: all rows were excluded.{_reasons(table)}")
@@ -144,7 +144,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
 
 
 def _without_outliers(means: Means, table: Table) -> Means:
-    """Leave out runs that lie far from the other runs of their size; they are listed in the result."""
+    """Leave out runs whose loss lies far from that of the other runs of their size; the result lists them."""
     if GROUP in table.words:
         return means
     logs, size = np.log(table["loss"]), means.size
@@ -161,18 +161,18 @@ def _without_outliers(means: Means, table: Table) -> Means:
 
 
 def has_one_cost(table: Table) -> bool:
-    """Whether all runs of one n cost the same, up to the small differences between seeds."""
+    """Whether all runs of one n have the same compute, apart from the small differences between seeds."""
     return all(float(np.ptp(np.log(table["c"][size]))) < SEEDS for size in _members(groups(table["n"])))
 
 
 def refuse_mixed_costs(table: Table, axis: str) -> None:
-    """Raises DataError for a law in c if models of one size were trained for several amounts of compute."""
+    """Raises DataError for a law in c, if models of one size were trained for several amounts of compute."""
     if axis != "c" or len(table) == 0 or not table.has("c", "n") or not _one(table, "d") or GROUP in table.words:
         return  # in a pooled table, models of one size belong to several groups
     if not _one(table, "n") and not has_one_cost(table):
         raise DataError(
-            "Models of one size were trained for more than one amount of compute: so their means do not form a law in "
-            "c. Fit the best runs for each compute (--law frontier), or another variable (--axis n)."
+            "Models of one size were trained for more than one amount of compute, so means over the runs of a size do "
+            "not form a law in c. Fit the best runs for each compute (--law frontier), or another variable (--axis n)."
         )
 
 
@@ -190,21 +190,24 @@ def _reasons(table: Table) -> str:
 
 
 def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, str]:
-    """Choose the runs that differ only in `axis` and seed: those with one value of each other variable (`HELD`).
+    """Choose the runs that differ only in `axis` and seed; every variable that `HELD` lists has one value in them.
 
-    `at` chooses the value of the first; without it, the value with most sizes is taken, the largest of equals. Other
-    rows join `excluded`.
+    `at` is the value of the first of these variables. Without it, the value that occurs with the largest number of
+    sizes is taken; if several do, the largest of them. Other rows are added to `excluded`.
     """
     other = BESIDE.get(axis)
     if at is not None and (other is None or not table.has(other)):
-        raise DataError(f"--at {at:g}: there is no other variable to hold for a law in {axis}. Leave it out.")
+        raise DataError(
+            f"--at {at:g}: a law in {axis} has no other variable that could be held at a value. Leave out --at."
+        )
     return hold(table, axis, HELD.get(axis, ()), at)
 
 
 def hold(table: Table, axis: str, others: Sequence[str], at: float | None = None) -> tuple[Table, str]:
-    """Choose the runs with one value of each of `others`, one after the other; `at` is that of the first.
+    """Choose the runs that have one value of each of the variables `others`, which are held in this order.
 
-    Raises DataError if a variable other than data and parameters changes with `axis`, so that too few sizes are left.
+    `at` is the value of the first. Raises DataError if a variable other than data and parameters changes with `axis`,
+    so that too few sizes are left.
     """
     held = []
     for other in others:
@@ -221,7 +224,7 @@ def hold(table: Table, axis: str, others: Sequence[str], at: float | None = None
 
 
 def _at_one_value(table: Table, axis: str, other: str, at: float | None) -> tuple[NDArray[np.bool_], float]:
-    """Rows with one value of `other`, and that value."""
+    """Choose the rows with one value of the column `other`; returns a mask of the rows, and the value."""
     level, sizes = groups(table[other]), groups(table[axis])
     n_sizes = [len(set(sizes[level == v].tolist())) for v in range(int(level.max()) + 1)]
     values = [float(np.exp(np.log(table[other][level == v]).mean())) for v in range(len(n_sizes))]
@@ -231,24 +234,24 @@ def _at_one_value(table: Table, axis: str, other: str, at: float | None) -> tupl
         chosen = min(range(len(values)), key=lambda v: abs(np.log(values[v] / at)))
         if abs(np.log(values[chosen] / at)) > 0.05:
             known = ", ".join(f"{v:,.0f}" for v in values)
-            raise DataError(f"No runs have {other} = {at:g}. There are: {known}.")
+            raise DataError(f"No runs have {other} = {at:g}. Choose one of: {known}.")
     return level == chosen, values[chosen]
 
 
 def _refuse_changing(table: Table, part: Table, axis: str, other: str) -> None:
-    """Raises DataError if `other` changes with `axis`: no value of it has enough sizes for a law."""
+    """Raises DataError if `other` changes with `axis`, so that no value of it occurs with enough sizes for a law."""
     before, after = (int(groups(one[axis]).max()) + 1 for one in (table, part))
     if after < 3 <= before:
         theirs = table.names.get(other, other)
         raise DataError(
             f"{theirs} ({other}, {AXES[other]}) changes with {axis}: of {before} values of {axis}, at most {after} "
-            f"{'has' if after == 1 else 'have'} one value of it, and a law in {axis} needs runs that differ in {axis} "
-            f"alone. Train sizes at one {theirs}, or fit a law of both (docs/laws.md lists the forms)."
+            f"{'has' if after == 1 else 'have'} one value of {theirs}. A law in {axis} needs runs that differ in "
+            f"{axis} alone. Train sizes at one {theirs}, or fit a law of both (docs/laws.md lists the forms)."
         )
 
 
 def not_held(table: Table, axes: Sequence[str]) -> list[str]:
-    """Notes on variables that vary among the runs of a law in `axes` and are none of its own."""
+    """Notes on variables that vary among the runs of a law in `axes`, although they are not variables of the law."""
     data = () if {"u", "s"} & {*axes} else ("d",)  # u and s are data already
     free = [a for a in ("n", *data, "e") if a not in axes and not ("c" in axes and a != "e") and not _one(table, a)]
     return [

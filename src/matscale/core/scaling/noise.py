@@ -1,8 +1,8 @@
-"""Noise between runs of one size: outlier runs, seed noise that grows, slopes of seeds, misfit of sizes.
+"""Noise between runs of one size: outliers, seed noise that changes with size, slopes of single seeds, misfit of sizes.
 
 The mean over the seeds of a size has the variance τ² + σ²(x)/seeds. σ is the scatter of seeds, with ln σ² = a + g ln x
-for all sizes together, since three seeds say little about a single size; g is shrunk towards 0 as its error demands. τ
-is the scatter of sizes beyond that of seeds: the value at which a parabola in ln x fits the means as well as expected
+for all sizes together, since three seeds say little about a single size; g is shrunk towards 0 according to its error.
+τ is the scatter of sizes beyond that of seeds: the value at which a parabola in ln x fits the means as well as expected
 (Paule & Mandel 1982). Fits weight each size by the inverse variance and take the overall scale from the residuals
 (Knapp & Hartung 2003), so that wrong weights do little harm.
 
@@ -39,11 +39,11 @@ BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
 
 
 def trend(x: Array, squares: Array, freedom: Array) -> tuple[Array, Array, Array]:
-    """Fit a line to ln σ² over ln x [k]: returns (level [...], slope [...], variance of the slope [...]).
+    """Fit a line ln σ² = level + slope ln x to variances at k sizes: returns level, slope, variance of the slope.
 
-    `squares` [..., k] are sums of squares with `freedom` [..., k] degrees of freedom. The level is ln σ² at ln x = 0.
-    The line is fitted by maximum likelihood; then the slope is multiplied by 1 - variance / slope², or by 0 if that is
-    negative.
+    `x` [k] is ln of the sizes; `squares` [..., k] are sums of squares with `freedom` [..., k] degrees of freedom. The
+    line is fitted by maximum likelihood; then the slope is multiplied by 1 - variance / slope², or by 0 if that factor
+    is negative.
     """
     total = np.maximum(freedom.sum(axis=-1), 1e-300)
     centre = (freedom * x).sum(axis=-1) / total
@@ -88,7 +88,7 @@ class SizeNoise:
         return self.seeds is None or (self.slope == 0 and float(np.ptp(self.seeds)) == 0)
 
     def variance(self, x: Array, seeds: Array | float | None = None) -> Array:
-        """Variance of size means at ln x [k], relative to the geometric mean over the sizes.
+        """Variance of the means of sizes at ln x [k], relative to its geometric mean over the sizes of the fit.
 
         `seeds` is the number of runs per size; None: the median number over the sizes, as for a new size.
         """
@@ -99,20 +99,20 @@ class SizeNoise:
             return np.asarray((self.sizes + np.exp(self.level + self.slope * x) / runs) / self.scale)
 
     def freedom(self, spare: float, x: Array) -> Array:
-        """Degrees of freedom of the variance at ln x [k]: `spare`, fewer far from `centre` as `slope` is uncertain."""
+        """Degrees of freedom of the variance at ln x [k]: `spare` at the `centre`, fewer the further x is from it."""
         doubt = 0.0 if self.slope == 0 else self.doubt
         with np.errstate(divide="ignore"):
             return np.asarray(1 / (1 / np.float64(spare) + 0.5 * doubt * (x - self.centre) ** 2))
 
     def misfit(self, x: Array) -> float:
-        """Mean share of the variance of size means that is due to sizes rather than seeds; 1 if seeds are unknown."""
+        """Mean share of the variance that comes from sizes rather than seeds; 1 if the scatter of seeds is unknown."""
         if self.seeds is None:
             return 1.0
         return float((self.sizes / (self.sizes + np.exp(self.level + self.slope * x) / self.seeds)).mean())
 
 
 def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
-    """Estimate the noise of size means.
+    """Estimate the variance of the mean of each size, from the scatter of its seeds and of the sizes.
 
     `x` [k] is ln of each size and `y` [k] the mean ln loss of its runs. `logs` [n] is the ln loss of each run and
     `size` [n] the index of its size.
@@ -134,9 +134,9 @@ def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
 
 
 def _beyond(x: Array, y: Array, known: Array) -> float:
-    """Variance τ² of sizes about a parabola, beyond the `known` variance [k] of each.
+    """Variance τ² of the means of sizes about a parabola, in addition to the `known` variance [k] of each mean.
 
-    For five sizes or fewer, about a line.
+    For five sizes or fewer, a line takes the place of the parabola.
     """
     at = x - x.mean()
     columns = np.stack([np.ones_like(at), at, at**2][: 3 if len(y) > 5 else 2], axis=-1)
@@ -162,10 +162,11 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
 
 
 def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
-    """Indices of outlier runs, the furthest first: each is removed before the next is looked for.
+    """Find outlier runs: indices of runs whose loss lies far from that of the other runs of their size.
 
-    `x` [k] is ln of each size, `logs` [n] the ln loss of each run, `size` [n] the index of its size. Only sizes with
-    three or more runs are searched: of two runs that disagree, either may be the outlier.
+    The furthest run comes first, and is removed before the next is looked for. `x` [k] is ln of each size, `logs` [n]
+    the ln loss of each run, `size` [n] the index of its size. Only sizes with three or more runs are searched: of two
+    runs that disagree, either may be the outlier.
     """
     left: list[int] = []
     kept = np.ones(len(logs), dtype=bool)
@@ -179,7 +180,7 @@ def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
 
 
 def _furthest(x: Array, logs: Array, size: Sizes) -> int | None:
-    """Index of the run furthest from the mean of the other runs of its size; None if chance explains the distance."""
+    """Index of the run furthest from the mean of the other runs of its size; None if chance explains its distance."""
     counts = np.bincount(size, minlength=len(x)).astype(float)
     tried = np.flatnonzero(counts[size] > 2)
     freedom = counts - 1
@@ -209,17 +210,17 @@ def _furthest(x: Array, logs: Array, size: Sizes) -> int | None:
 
 @dataclass(frozen=True)
 class SeedSlopes:
-    """Differences between the slopes of seeds beyond those that the noise of runs explains."""
+    """Estimate of how much the slopes of single seeds differ, beyond what the noise of runs explains."""
 
     variance: float = 0.0
-    """Variance that these differences give the mean slope over the seeds"""
+    """Variance of the mean slope over the seeds that is due to these differences"""
     freedom: float = 1.0
     p: float = 1.0
     """p-value of the hypothesis that all seeds have the same slope"""
 
 
 def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noise: SizeNoise) -> SeedSlopes:
-    """Estimate differences between the slopes of seeds, from seeds that occur at several sizes.
+    """Estimate how much the slopes of single seeds differ, from seeds that occur at several sizes.
 
     Only half of the variance that noise explains is subtracted: with few seeds, subtracting all would find 0 too often.
     """
@@ -252,7 +253,7 @@ def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noi
 
 
 def _basis(columns: Array) -> Array:
-    """Orthonormal basis of the space that the columns span."""
+    """Orthonormal basis of the space that `columns` span."""
     u, s, _ = np.linalg.svd(columns, full_matrices=False)
     return np.asarray(u[:, s > 1e-9 * max(float(s.max(initial=0.0)), 1e-300)])
 
@@ -261,10 +262,10 @@ def _basis(columns: Array) -> Array:
 
 
 def correlation_factor(x: Array, jacobian: Array, residual: Array, parameter: int, misfit: float) -> float:
-    """Factor, 1 or more, by which possibly correlated misfit of neighbouring sizes raises a parameter's variance.
+    """Factor (1 or more) by which a parameter's variance grows if misfit is correlated between neighbouring sizes.
 
-    `jacobian` [k, p] and `residual` [k] are divided by the standard deviations of the sizes; `misfit` is the share of
-    the variance of size means that is due to sizes rather than seeds.
+    `jacobian` [k, p] and `residual` [k] are divided by the standard deviations of the sizes. `misfit` is the share of
+    the variance of their means that comes from sizes rather than seeds.
     """
     k, p = jacobian.shape
     if k - p < 2 or misfit <= 0 or not residual @ residual > 0:

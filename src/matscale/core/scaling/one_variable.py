@@ -1,4 +1,4 @@
-"""Fit a law in one variable: choose its form, compute intervals, predict held-out sizes, reach a verdict."""
+"""Fit a law in one variable to the means of sizes: choose its form, compute intervals, test it, reach a verdict."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, few, learning, one_variable, verdict
 
 SURE = 0.05
-"""p-value below which a note says that seeds have different slopes."""
+"""p-value below which a note says that single seeds have different slopes."""
 OUTLIERS = 0.002
-"""Share of tables without outliers in which some size is taken for an outlier."""
+"""Probability that some size is taken for an outlier in a table without outliers."""
 
 
 def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss", at: float | None = None) -> Fit:
-    """Fit a law in `axis` to runs that share one value of the other variable: `at`, or the value with most sizes."""
+    """Fit a law in `axis` to the runs of a table at one value of the other variable: `at`, or that with most sizes."""
     bar = lowest_bar(table, target)
     chosen, fixed = slice_of(table.ends(), axis, at)
     refuse_mixed_costs(chosen, axis)
@@ -48,7 +48,7 @@ def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss"
 
 
 def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[Reason] = ()) -> Fit:
-    """Fit the best supported of `laws` to means per size. Raises DataError for fewer than three sizes."""
+    """Fit to the means of sizes the form of law that they support best. Raises DataError for fewer than three sizes."""
     check_enough(means)
     found = candidates(means, laws)
     best, note = choose(found)
@@ -88,7 +88,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[
 
 
 def check_enough(means: Means) -> None:
-    """Raises DataError for fewer than three sizes: a line fits any two points."""
+    """Raises DataError for fewer than three sizes, since a line fits any two points."""
     if len(means) < 3:
         beside = f" at {means.fixed}" if means.fixed else ""
         shown = ", ".join(f"{v:,.4g}" for v in np.exp(means.x[:, 0]))
@@ -101,7 +101,7 @@ def check_enough(means: Means) -> None:
 def notes(
     means: Means, best: Candidate, found: Sequence[Candidate], disagreement: str, laws: Sequence[Law]
 ) -> list[str]:
-    """Notes on a fit that are no reasons against the law."""
+    """Notes on a fit that do not count against the law."""
     said = [disagreement] if disagreement else []
     tried = {candidate.law.verdict for candidate in found}
     if all(law.floor is None for law in laws):
@@ -116,7 +116,7 @@ def notes(
 
 
 def _on_floors(means: Means, best: Candidate, floor: Candidate) -> str:
-    """Note on a floor that the data may have, although the chosen form has none."""
+    """Note on a floor that the data may have although the chosen form has none."""
     if floor.extrapolation < 0.5 * best.extrapolation:
         return (
             f"a floor is possible: with it, the next size is predicted to within {floor.extrapolation:.1%}, without it "
@@ -126,7 +126,7 @@ def _on_floors(means: Means, best: Candidate, floor: Candidate) -> str:
 
 
 def noise_notes(means: Means, spread: Spread) -> list[str]:
-    """Notes on outliers, and on noise that is not independent between runs."""
+    """Notes on outliers, and on noise that depends on the seed or the size."""
     law, said = spread.law, []
     name = law.exponents[0]
     if means.with_outliers is not None:
@@ -157,9 +157,9 @@ def noise_notes(means: Means, spread: Spread) -> list[str]:
 
 
 def far_sizes(means: Means, spread: Spread) -> list[tuple[int, float]]:
-    """Find the size that is an outlier: [(index, ln(loss / loss by the law of the others))], or [].
+    """Find a size whose mean is an outlier: [(index, ln(loss / loss by the law of the other sizes))], or an empty list.
 
-    Chance makes an outlier in one of 500 tables.
+    In tables without outliers, chance produces one in 1 of 500.
     """
     freedom = spread.freedom - 1
     if freedom < 2:

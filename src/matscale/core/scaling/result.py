@@ -1,4 +1,4 @@
-"""Result of a fit: the law with its parameters, intervals, verdict and points."""
+"""Result of a fit: the law with its parameters, intervals and verdict, and the points that it was fitted to."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from matscale.core.scaling.text import with_interval
 from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
 
 EXACT = 1e-6
-"""Largest residual of ln L in a table that was computed from a formula rather than measured."""
+"""Largest residual of ln L in a table that a formula produced, rather than a measurement."""
 STILL = {
     REJECTED: "within the range of the points, allowing for the misfit of the law",
     INCOMPLETE: "if the law holds, which these runs cannot test",
     NOT_IDENTIFIABLE: "the exponent is not known better than",
 }
-"""How the widened intervals of a refused law may be read, by its verdict."""
+"""How the widened intervals of a refused law may be read, by the verdict on the law."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Result of a fit: the law of one architecture, or of several that are pooled.
+    """Result of a fit: the law of one architecture, or of several architectures that are pooled.
 
     `plain()` returns the values that `--json` prints.
     """
@@ -52,23 +52,23 @@ class Fit:
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
-    """Remarks that have no effect on the verdict."""
+    """Remarks that do not affect the verdict."""
     x: Array
     """ln of the variables [k, axes] of the points"""
     y: Array
-    """ln of the loss [k] (of N_opt for isoFLOP sets)"""
+    """ln of the loss [k]; for isoFLOP sets, ln of the best model size"""
     spread: Spread | Draws
     held_out: tuple[HeldOut, ...]
     table: Table
     """The runs behind the points"""
     fixed: str = ""
-    """Fixed value of the other variable, such as `d = 301,300`."""
+    """Value at which the other variable is held, such as `d = 301,300`."""
     candidates: tuple[Candidate, ...] = ()
     level: float = LEVEL
     groups: tuple[Offset, ...] = ()
     """Offset of each group from a pooled law, the lowest first; empty for a law of one architecture"""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Method of the fit, for the checklist: objective, restarts, bootstrap samples."""
+    """Method of the fit, for the checklist: objective, number of starts, bootstrap samples."""
 
     @property
     def name(self) -> str:
@@ -81,12 +81,12 @@ class Fit:
 
     @property
     def widening(self) -> float:
-        """Factor by which intervals must grow to cover the misfit that the reasons found; 1 if there are none."""
+        """Factor by which intervals must grow to cover the misfit; 1 if the reasons against the law show no misfit."""
         return max((reason.widening for reason in self.reasons), default=1.0)
 
     @property
     def allowing_for_misfit(self) -> Fit:
-        """Copy with all uncertainties multiplied by `widening`, for statements that a refused law still allows."""
+        """Copy with all uncertainties multiplied by `widening`, for what can be said about a law despite a refusal."""
         k = self.widening
         if k == 1.0:
             return self
@@ -98,7 +98,7 @@ class Fit:
 
     @property
     def still(self) -> str:
-        """Sentence with the exponents of a refused law and their widened intervals; empty for other verdicts."""
+        """Clause with the exponents of a refused law and their widened intervals; empty if the law is not refused."""
         if self.verdict not in REFUSED:
             return ""
         wide = self.allowing_for_misfit
@@ -107,7 +107,7 @@ class Fit:
 
     @property
     def quantity(self) -> str:
-        """Quantity that the law predicts: `loss(n, d)`, or `N_opt(C)`, the best size of isoFLOP sets."""
+        """Name of the predicted quantity: `loss(n, d)`, or `N_opt(C)` for the best model size of isoFLOP sets."""
         return "N_opt(C)" if self.points == "isoflop" else f"{self.target}({', '.join(self.axes)})"
 
     @property
@@ -116,12 +116,12 @@ class Fit:
         return "N_opt = A C^-alpha" if self.points == "isoflop" else self.law.formula
 
     def exponent_of(self, axis: str) -> str:
-        """Name of the exponent of the variable `axis`; empty if it has none."""
+        """Name of the exponent that belongs to the variable `axis`; empty if none does."""
         pairs = dict(zip(self.law.axes, self.law.exponents)) if len(self.axes) > 1 else {self.axes[0]: "alpha"}
         return pairs.get(axis, "")
 
     def told(self, name: str, factor: float = 1.0) -> str:
-        """Text of a parameter with its interval, rounded to the digits that the interval supports."""
+        """Text of the parameter `name` with its interval, rounded to the digits that the interval supports."""
         value, (low, high) = self.parameters[name], self.intervals[name]
         if low == high and float(np.abs(self.residuals).max()) > EXACT:
             return f"{value * factor + 0.0:.6g} (at the bound of the search; no interval)"
@@ -151,12 +151,12 @@ class Fit:
 
     @property
     def residuals(self) -> Array:
-        """Residuals ln(found / law) of the points [k]"""
+        """Residuals of the points [k]: ln of the measured loss minus ln of the loss by the law."""
         return np.asarray(self.y - self.law.value(self.theta, self.x - self.frame.x) - self.frame.y)
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Error of each baseline in the fitted target, by the baseline's name."""
+        """Error of each baseline in the fitted quantity, by the name of the baseline."""
         return bars(self.table, self.target)
 
     @overload
@@ -170,10 +170,10 @@ class Fit:
     ) -> tuple[Array, Array, Array]: ...
 
     def predict(self, at: Any, level: float | None = None, new: bool = True) -> tuple[Any, Any, Any]:
-        """Predict (loss, low, high) at values of the variable; pass {axis: values} for several variables.
+        """Predict the loss and its interval, (loss, low, high), at values of the variable.
 
-        Numbers give numbers, arrays give arrays. (low, high) is the prediction interval for a new size, or the
-        confidence interval of the law if `new` is false.
+        For several variables, pass a dictionary {axis: values}. Numbers give numbers, arrays give arrays. (low, high)
+        is the prediction interval for a new size or, if `new` is false, the confidence interval of the law.
         """
         columns = [at[axis] for axis in self.axes] if isinstance(at, Mapping) else [at]
         values = np.broadcast_arrays(*(np.asarray(column, float) for column in columns))
@@ -186,7 +186,7 @@ class Fit:
         return loss, lowest, highest
 
     def plain(self) -> dict[str, Any]:
-        """Result as JSON values with stable keys; numbers that are not finite become None."""
+        """Values for JSON, with stable keys; numbers that are not finite become None."""
         values = {
             "law": self.law.name,
             "architecture": self.architecture,
@@ -222,7 +222,7 @@ class Fit:
 
 
 def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: bool) -> tuple[float, float]:
-    """Widen an interval (`ends`) about `value` by `factor`, in logarithms for a positive parameter."""
+    """Widen the interval `ends` of a value by `factor`, in logarithms if `in_logs` and the value is positive."""
     if in_logs and value > 0:
         with np.errstate(over="ignore", divide="ignore"):
             low, high = (float(value * np.exp(factor * np.log(end / value))) for end in ends)
@@ -232,10 +232,10 @@ def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: 
 
 
 def bars(table: Table, target: str) -> dict[str, float]:
-    """Error of each measured baseline in the target, by the baseline's name.
+    """Error of each measured baseline in the target, by the name of the baseline.
 
-    Baselines store their error in the compared loss under the key `loss`, whatever a table calls that loss; errors in
-    other targets are stored under the target's name.
+    Baselines store their error in the compared loss under the key `loss`, although a table may use another name for
+    that loss. Errors in other targets are stored under the name of the target.
     """
     key = table.names.get("loss", target)
     same = "loss" if target == "loss" else ERRORS.get(target, target)
@@ -244,6 +244,6 @@ def bars(table: Table, target: str) -> dict[str, float]:
 
 
 def lowest_bar(table: Table, target: str) -> tuple[str, float] | None:
-    """Name and error of the best baseline, which a run has to beat; None if no baseline is known."""
+    """Name and error of the best baseline, which a model has to beat; None if no baseline is known."""
     known = bars(table, target)
     return min(known.items(), key=lambda item: item[1]) if known else None

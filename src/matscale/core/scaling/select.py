@@ -1,4 +1,4 @@
-"""Select the form of a law: by AICc on size means, and by the prediction of the next size (rolling origin).
+"""Select the form of a law by two criteria: AICc on the means of sizes, and the predictions of the next size.
 
 A form with more parameters is chosen only if both criteria prefer it. AICc alone judges only the points that were
 fitted, and a few extrapolations alone decide little. Five sizes are too few to show a floor, which is no evidence
@@ -17,19 +17,19 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import Solution, solve
 
 MOST_ORIGINS = 6
-"""Largest number of sizes that the rolling-origin test predicts one after the other; it takes the largest ones."""
+"""Largest number of sizes that are predicted from the smaller ones; the largest sizes are taken."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Form of a law fitted to size means, with its values of the two criteria of selection."""
+    """Form of a law, fitted to the means of sizes, with its values of the two criteria of selection."""
 
     law: Law
     solution: Solution
     aicc: float
-    """Akaike's corrected criterion, lower is better; infinite for too few sizes."""
+    """Akaike's information criterion, corrected for few points. Lower is better; infinite for too few sizes."""
     extrapolation: float
-    """Root mean square of ln(predicted / found) for the next larger size; NaN if there are too few sizes."""
+    """Root mean square of ln(predicted / measured) for the next larger size; NaN if there are too few sizes."""
     n_extrapolations: int
 
     def plain(self) -> dict[str, float | str | int | None]:
@@ -60,7 +60,7 @@ def aicc(squares: float, n_points: int, n_parameters: int) -> float:
 
 
 def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
-    """Fit every form that the number of sizes allows, in the order given; the first form is always fitted."""
+    """Fit all forms for which there are enough sizes, in the given order; the first form is fitted in any case."""
     fitting = [law for k, law in enumerate(laws) if k == 0 or len(means) >= law.min_sizes]
     first = max(law.n_parameters for law in fitting) + 1
     origins = range(max(first, len(means) - MOST_ORIGINS), len(means))
@@ -75,7 +75,7 @@ def _candidate(means: Means, law: Law, origins: range) -> Candidate:
 
 
 def _next_error(means: Means, law: Law, k: int) -> float:
-    """ln(predicted / found) for size number `k`, predicted by a fit to the smaller sizes."""
+    """Error ln(predicted / measured) of size number `k`, predicted by a fit to the smaller sizes."""
     weights = None if means.weights is None else means.weights[:k]
     found = solve(law, means.x[:k], means.y[:k], weights=weights)
     predicted = law.value(found.theta, means.x[k : k + 1] - found.frame.x)[0] + found.frame.y
@@ -83,7 +83,7 @@ def _next_error(means: Means, law: Law, k: int) -> float:
 
 
 def choose(found: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """Choose the form to report; also return a sentence if the two criteria disagree."""
+    """Choose the form to report; also return a sentence, empty unless the two criteria disagree."""
     plain = found[0]
     rivals = [c for c in found[1:] if c.aicc < plain.aicc]
     agreed = [c for c in rivals if c.n_extrapolations > 0 and c.extrapolation < plain.extrapolation]

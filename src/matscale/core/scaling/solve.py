@@ -1,4 +1,4 @@
-"""Minimise Σ ρ(ln L − law) by damped Newton steps from many starts at once, then L-BFGS.
+"""Fit a law by minimising Σ ρ(ln L − law): damped Newton steps from many starts at once, then L-BFGS.
 
 ρ is half the square, or Huber's function of width δ (Hoffmann et al., arXiv:2203.15556, use δ = 1e-3). In the five
 parameters of L(N, D), the Hessian has a condition number of 1e11. Centred logarithms and coordinates scaled by the
@@ -16,31 +16,31 @@ from numpy.typing import NDArray
 from matscale.core.scaling.law import Array, Frame, Law
 
 HUBER = 1e-3
-"""Width of Huber's function on runs, in ln L."""
+"""Width of Huber's function for fits to single runs, in ln L."""
 TOGETHER = 16_384
-"""Number of points, over all samples, that `refine` treats at once, so that their arrays fit into a core's cache."""
+"""Largest number of points, over all samples, in one step of `refine`; their arrays then fit into a core's cache."""
 AHEAD = 0.1
-"""Fraction of a step after which the law is evaluated, for its second derivative along the step."""
+"""Fraction of a step at which the law is evaluated to estimate its second derivative along the step."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Minimum of the objective, with theta in centred logarithms."""
+    """Minimum of the objective of a fit: the parameters in centred logarithms, and how well the search converged."""
 
     theta: Array
     """Parameters [p]"""
     frame: Frame
     objective: float
-    """Σ ρ over the points, with the width δ of the fit."""
+    """Σ ρ over the points, in which ρ has the width δ of the fit."""
     gradient: float
-    """Largest gradient of the objective in whitened coordinates, relative to the objective."""
+    """Largest component of the gradient in whitened coordinates, relative to the objective."""
     n_agreeing: int
-    """Number of starts whose search ended at this minimum (with an objective at most 1 % above it)."""
+    """Number of starts whose search ended at this minimum, with an objective at most 1 % above it."""
     n_starts: int
 
 
 def rho(residual: Array, delta: float | None) -> Array:
-    """Half the square of the residual, or Huber's function of width `delta`.
+    """Cost of a residual: half its square or, with `delta`, Huber's function of this width.
 
     >>> rho(np.array([0.1, 2.0]), None).round(3).tolist(), rho(np.array([0.1, 2.0]), 0.5).round(3).tolist()
     ([0.005, 2.0], [0.005, 0.875])
@@ -53,7 +53,7 @@ def rho(residual: Array, delta: float | None) -> Array:
 
 
 def objective(law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None) -> Array:
-    """Objective Σ ρ [...] for theta [..., p]; infinite where the law is not finite."""
+    """Objective of a fit, Σ ρ over the points [...], for parameters [..., p]; infinite where the law is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return _total(law.value(theta, x) - y, delta, weights)
 
@@ -77,10 +77,10 @@ def refine(
     steps: int = 60,
     tolerance: float = 1e-9,
 ) -> Array:
-    """Minimise the objective by Levenberg–Marquardt from all b starts `theta` [b, p] at once.
+    """Minimise the objective by Levenberg–Marquardt from b starts `theta` [b, p] at once; returns the minima [b, p].
 
-    Reweighting of the points makes Huber's function a problem of least squares. `x` is [k, axes], `y` and `weights` are
-    [k] or [b, k]. `free` [p] is 1 for parameters that may change, 0 for others.
+    Huber's function becomes a least-squares problem by reweighting of the points. `x` is [k, axes], `y` and `weights`
+    are [k] or [b, k]. `free` [p] is 1 for parameters that may change, 0 for others.
     """
     theta = law.bounded(np.array(theta, dtype=np.float64))
     y = np.broadcast_to(y, (len(theta), y.shape[-1]))
@@ -127,11 +127,12 @@ def refine(
 
 
 def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tuple[Array, Array]:
-    """First derivative of each point's cost [b, k], and the second derivative that a step assumes [b, k].
+    """First and second derivative of the cost of each point, both [b, k]; the second is the one that a step assumes.
 
-    Huber's function is straight beyond δ. With a curvature of δ / |r| there (reweighting), no step goes too far, but
-    forty are needed, since most points lie beyond δ; with 0 (Newton's method) a few suffice, but may overshoot. The
-    curvature is therefore `pull` [b] times δ / |r|; `pull` falls while steps succeed and rises when one fails.
+    Huber's function is straight beyond δ. With a second derivative of δ / |r| there (reweighting), no step goes too
+    far, but forty are needed, since most points lie beyond δ. With 0 there (Newton's method), a few steps suffice, but
+    may overshoot. The second derivative is therefore `pull` [b] times δ / |r|; `pull` falls while steps succeed and
+    rises when one fails.
     """
     if delta is None:
         return w * residual, w
@@ -143,10 +144,11 @@ def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tup
 def _step(
     law: Law, theta: Array, x: Array, now: Array, slope: Array, curvature: Array, damping: Array, moving: Array | None
 ) -> Array:
-    """Damped Newton step with a second-order correction; `now` [b, k] has the values of the law at `theta`.
+    """Damped Newton step [b, p] with a second-order correction; `now` [b, k] has the values of the law at `theta`.
 
     Minima of laws with many parameters lie in narrow curved valleys, in which straight steps have to be short. The
-    second derivative of the law along the step bends it with the valley (Transtrum & Sethna, arXiv:1201.5885).
+    second derivative of the law along the step is therefore used to curve the step (Transtrum & Sethna,
+    arXiv:1201.5885).
     """
     jacobian = law.derivatives(theta, x)  # [b, k, p]
     jacobian = jacobian if moving is None else jacobian * moving
@@ -167,9 +169,9 @@ def _step(
 
 
 def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int = 3) -> Array:
-    """Minimise Huber's objective by L-BFGS in whitened coordinates, from `theta` [p].
+    """Minimise Huber's objective from `theta` [p] by L-BFGS in whitened coordinates.
 
-    Least squares need no such step: the Newton search already ends at their minimum.
+    Least squares need no such search: Newton's method already ends at their minimum.
     """
     from scipy.optimize import minimize
 
@@ -182,7 +184,7 @@ def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int
 
 
 class _Whitened:
-    """Objective and gradient in whitened coordinates around `theta`, relative to the objective at `theta`."""
+    """Objective and its gradient in whitened coordinates around `theta`, divided by the objective at `theta`."""
 
     def __init__(
         self, law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None
@@ -201,7 +203,7 @@ class _Whitened:
 
 
 def _whitening(law: Law, theta: Array, x: Array, y: Array, delta: float | None) -> Array:
-    """Whitening matrix F [p, p]: F Fᵀ ≈ inverse Hessian × mean objective per point.
+    """Whitening matrix F [p, p], with F Fᵀ ≈ inverse Hessian × mean objective per point.
 
     A unit step in whitened coordinates is about one standard deviation.
     """
@@ -224,10 +226,10 @@ def solve(
     *,
     polishes: bool = True,
 ) -> Solution:
-    """Fit a law to points `logx` [k, axes], `logy` [k] by a search from several starts.
+    """Fit a law to k points `logx` [k, axes] and `logy` [k], by searches from several starts.
 
-    `weights` [k] apply to least squares. `polishes=False` skips the final L-BFGS: the values lose digits that
-    predictions do not need, and a law of nine parameters takes ten seconds less.
+    `weights` [k] apply to least squares. `polishes=False` leaves out the final L-BFGS: the parameters then lack digits
+    that predictions do not need, and a law of nine parameters takes ten seconds less.
     """
     assert delta is None or weights is None
     frame = Frame.of(law, logx, logy)
@@ -244,11 +246,12 @@ def solve(
 
 
 def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
-    """Fit L by Σ_i c_i columns_i with c ≥ 0 and least squares of relative errors, for each grid point.
+    """Fit the amplitudes c ≥ 0 of a sum L = Σ_i c_i columns_i at each of g grid points.
 
-    `columns` [g, k, m] has m columns over k points for each of g grid points; `logy` [k] is ln L. Returns c [g, m] and
-    the residual sums of squares [g]. With m ≤ 3, all subsets of non-zero amplitudes are tried (Lawson & Hanson's
-    problem, solved by enumeration), which is faster than a solver call per grid point.
+    `columns` [g, k, m] has m columns over k points for each grid point; `logy` [k] is ln L. The fit is least squares of
+    relative errors. Returns c [g, m] and the residual sums of squares [g]. With m ≤ 3, all subsets of non-zero
+    amplitudes are tried (Lawson & Hanson's problem, solved by enumeration), which is faster than a solver call per grid
+    point.
 
     >>> x = np.array([1.0, 2.0, 4.0])
     >>> c, left = amplitudes(np.stack([np.ones(3), 1 / x], axis=-1)[None], np.log(2 + 3 / x))
@@ -278,10 +281,10 @@ def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
 
 
 def log_amplitudes(c: Array, smallest: float = 1e-5) -> Array:
-    """ln c, with zeros replaced by a small value that a search can move away from."""
+    """ln of amplitudes, with zeros replaced by the value `smallest`, which a search can move away from."""
     return np.log(np.maximum(c, smallest))
 
 
 def best_of(rss: Array, count: int) -> NDArray[np.intp]:
-    """Indices of the `count` smallest values, ascending."""
+    """Indices of the `count` smallest values of `rss`, in ascending order of the values."""
     return np.argsort(rss, kind="stable")[:count]

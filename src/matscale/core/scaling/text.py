@@ -1,4 +1,4 @@
-"""Format numbers for people, with no more digits than their interval supports."""
+"""Format numbers for people, with as many digits as their intervals support."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 UNDETERMINED = "undetermined"
-"""Word for a positive number whose interval spans two orders of magnitude or reaches down to 0."""
+"""Text for a positive number whose interval spans two orders of magnitude or reaches down to 0."""
 
 
 def decimals(low: float, high: float) -> int | None:
-    """Number of decimals that an interval supports; None if its width is 0 or not finite.
+    """Number of decimals that an interval (low, high) supports; None if its width is 0 or not finite.
 
-    The decimals show one digit of the half-width, or two if it begins with 1.
+    The decimals show one digit of the half-width, or two digits if the half-width begins with 1.
     """
     half = (high - low) / 2
     if not math.isfinite(half) or half <= 0:
@@ -23,9 +23,9 @@ def decimals(low: float, high: float) -> int | None:
 
 
 def number(value: float, low: float, high: float) -> str:
-    """Round `value` to the digits that its interval supports; `-` if there is no interval.
+    """Round `value` to the digits that its interval (low, high) supports; `-` if there is no interval.
 
-    Six digits for an interval of no width, as for a table computed from a formula.
+    If the interval has no width, as in a table computed from a formula, six digits are shown.
 
     >>> number(0.347, 0.31, 0.39), number(320, 20, 5000)
     ('0.35', '~300')
@@ -43,7 +43,7 @@ def number(value: float, low: float, high: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """Text of a value with its interval; `undetermined` where the magnitude is unknown.
+    """Format a value with its interval (low, high); `undetermined` takes the place of a value of unknown magnitude.
 
     >>> with_interval(0.347, 0.31, 0.39), with_interval(9.0, 0.0, 1.3e6)
     ('0.35 (0.31 to 0.39)', 'undetermined (0 to 1.3e+06)')
@@ -106,7 +106,7 @@ def counted(count: int, thing: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5, by: str = ", ") -> str:
-    """Join names for a sentence, `most` of them at most: `a, b, c, d, e and 58 more`.
+    """Join names for a sentence; if there are more than `most`, the rest is only counted: `a, b, c, d, e and 58 more`.
 
     >>> listed(["a", "b", "c"], most=2), listed(["a", "b"])
     ('a, b and 1 more', 'a, b')

@@ -1,4 +1,4 @@
-"""Verdict on a fitted law, with reasons.
+"""Verdict on a fitted law. It follows from reasons against the law; each reason comes from one of nine triggers.
 
 | trigger | fires when |
 |---|---|
@@ -45,21 +45,21 @@ WORDS = {
     **dict.fromkeys("bh", INCOMPLETE),
     "i": LOCAL_SLOPE,
 }
-"""Verdict that each trigger leads to, the most serious trigger first."""
+"""Verdict that each trigger leads to; the trigger that decides first comes first."""
 SIGNIFICANT = 0.01
 DECADE = 0.95
-"""Share of a decade that counts as a decade, since sizes of a ladder rarely fall exactly on their targets."""
+"""Range of sizes, in decades, that counts as one decade: sizes of a ladder rarely fall exactly on their targets."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Reason against a law: the trigger that fired, with a sentence."""
+    """Reason against a law: a sentence, and the trigger (a to i) that it comes from."""
 
     trigger: str
-    """One of a to i."""
+    """Letter of the trigger, a to i."""
     text: str
     is_no_learning: bool = False
-    """Whether the reason is that nothing was learned."""
+    """Whether the sentence says that even the best model has learned nothing."""
     widening: float = 1.0
     """Factor by which intervals must grow to cover the misfit that the reason describes."""
 
@@ -68,7 +68,10 @@ class Reason:
 
 
 def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float, float]]) -> str:
-    """Verdict that follows from the reasons, one of `VERDICTS`; a floor whose interval contains 0 counts as none."""
+    """Verdict that follows from the reasons against a law, one of `VERDICTS`.
+
+    Without a reason, it is the verdict of the form. A floor whose interval contains 0 counts as no floor.
+    """
     if any(reason.is_no_learning for reason in reasons):
         return NO_LEARNING
     fired = {reason.trigger for reason in reasons}
@@ -79,9 +82,10 @@ def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float
 
 
 def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
-    """Reasons of trigger a: models that beat no baseline, or a plateau.
+    """Reasons against a law whose models learned nothing: their best loss beats no baseline, or losses form a plateau.
 
-    `losses` has one value per size, lower for better models; `bar` is the best baseline.
+    This is trigger a of the verdict. `losses` has one value per size, lower for better models; `bar` is the name and
+    error of the best baseline.
     """
     if bar is not None and losses.min() >= bar[1]:
         text = f"the best loss ({losses.min():.4g}) does not beat the baseline {bar[0]} ({bar[1]:.4g})"
@@ -96,9 +100,9 @@ def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
 def plateau(losses: Array) -> tuple[float, float, bool]:
     """Find a plateau: a level near the largest losses at which several models stay.
 
-    Returns (value, share of the losses within 2 % of it, whether the best model is among them). Losses that agree at
+    Returns (level, share of the losses within 2 % of it, whether the best model is among them). Losses that agree at
     the lower end are a floor, not a plateau. If the largest loss is less than 1.5 times the smallest, the law may only
-    be weak: then there is a plateau only if all losses agree.
+    be weak; there is then a plateau only if all losses agree.
     """
     near = np.abs(np.log(losses[:, None] / losses)) <= 0.02
     top = np.array([(losses > 1.02 * value).mean() <= 0.2 for value in losses])
@@ -112,7 +116,7 @@ def plateau(losses: Array) -> tuple[float, float, bool]:
 def one_variable(
     law: Law, spread: Spread, means: Means, intervals: dict[str, tuple[float, float]], held: list[HeldOut]
 ) -> list[Reason]:
-    """Reasons of triggers b to f against a law in one variable."""
+    """Reasons against a law in one variable, from triggers b to f of the verdict."""
     reasons = few(means)
     if reasons:
         return reasons
@@ -137,7 +141,7 @@ def too_few(
     least: int = 4,
     needed: str = "a law needs 4, and a test of it more",
 ) -> list[Reason]:
-    """Reasons of trigger b: fewer than `least` sizes, or less than a decade between the smallest and the largest."""
+    """Reasons against a law with fewer than `least` sizes, or with sizes that span less than a decade (trigger b)."""
     reasons = [Reason("b", f"{counted(n, what)} in {axis}; {needed}")] if n < least else []
     if decades < DECADE:
         reasons.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
@@ -153,7 +157,7 @@ def flat(name: str, value: float, low: float, high: float) -> list[Reason]:
 
 
 def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
-    """Reason of trigger c for a loss that rises with the variable: a power law may fit, but larger models are worse."""
+    """Reason against a law whose loss rises with the variable, so that larger models are worse (trigger c)."""
     ends = np.array([[means.x.min()], [means.x.max()]]) - spread.frame.x
     first, last = law.value(spread.theta, ends)
     if not means.falls or last <= first:
@@ -162,9 +166,10 @@ def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
 
 
 def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:
-    """Reason of trigger d if leaving out one size changes the exponent too much (`is_large`).
+    """Reason against a law whose exponent changes too much without one of the sizes (trigger d).
 
-    The half-width of the interval is about two standard errors, with Student's factor for few sizes.
+    `is_large` says what is too much. The half-width of the interval is about two standard errors, with Student's factor
+    for few sizes.
     """
     if len(means) - 1 <= law.n_parameters:
         return []
@@ -182,15 +187,18 @@ def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high
 
 
 def is_large(change: float, value: float, low: float, high: float) -> bool:
-    """Whether a change of the exponent exceeds the half-width of its interval (or 2 %, if that is more), or 30 %."""
+    """Whether a change of an exponent is larger than 30 %, or than the half-width of its interval.
+
+    A half-width below 2 % of the exponent counts as 2 %.
+    """
     return abs(change) > min(max((high - low) / 2, 0.02 * abs(value)), 0.3 * abs(value))
 
 
 def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
-    """Reason of trigger e: a significant term in (ln x)² beside the law, or too few runs of signs among the residuals.
+    """Reason against a law from which the points bend away (trigger e).
 
-    `half` is the half-width of the exponent's interval, which has to grow by the change of slope between the ends of
-    the range.
+    Points bend away if a term in (ln x)² is significant, or if the residuals change sign too rarely. `half` is the
+    half-width of the exponent's interval, which has to grow by the change of slope between the ends of the range.
     """
     if spread.freedom < 2:
         return []
@@ -215,7 +223,10 @@ def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
 
 
 def _runs_of_signs(residual: Array) -> float:
-    """p-value for few runs of equal signs among residuals (Wald & Wolfowitz 1940, normal approximation)."""
+    """p-value of the number of changes of sign among residuals: small if there are fewer changes than chance gives.
+
+    The normal approximation of Wald & Wolfowitz (1940) is used.
+    """
     signs = residual > 0
     n, up = len(signs), int(signs.sum())
     if n < 10 or up in (0, n):
@@ -227,10 +238,10 @@ def _runs_of_signs(residual: Array) -> float:
 
 
 def missed(held: list[HeldOut]) -> list[Reason]:
-    """Reason of trigger f if the largest held-out size lies outside its interval.
+    """Reason against a law if the largest held-out size lies outside its 95 % prediction interval (trigger f).
 
-    Reason of trigger b if the interval is so wide that the test cannot fail. Only the largest size counts: among
-    several, one outside its 95 % interval would be no surprise.
+    If the interval is so wide that the test cannot fail, the reason is one of trigger b. Only the largest size counts:
+    among several, one outside its 95 % interval would be no surprise.
     """
     if not held:
         return []

@@ -1,9 +1,10 @@
-"""Adaptive sweep: train runs of a study's grid in batches, only those that a purpose needs.
+"""Adaptive sweep: train runs of a study's grid in batches, and only the runs that a purpose needs.
 
-A purpose is a number to be known well enough: an exponent, the loss at a size, or the ratio of the costs of two models.
-The grid holds all possible runs. The first runs are spread over its cheaper half; then each batch is chosen from the
-results of all completed runs (`next_batch`), until the purpose is met or the budget is spent. Proposals are kept in a
-file in the study's folder, so that a resumed sweep first trains the proposed runs that are not done.
+A purpose is a number to be known to a given precision: an exponent, the loss at a size, or the ratio of the costs of
+two models. The grid holds all possible runs. The first runs are spread over the cheaper half of the grid. Each later
+batch is chosen from the results of all completed runs (see `next_batch`), until the number is known well enough or the
+budget is spent. A file in the study's folder lists the chosen runs, so that a resumed sweep first trains those that are
+not done.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import Do, StudyPlan
 
 PROPOSED = "adaptive.jsonl"
-"""File with a row per batch: its runs, and a sentence on what was known of the purpose before they were trained."""
+"""File with one row per batch: the runs of the batch, and a sentence on what was known before they were trained."""
 FIRST = 4
-"""Number of first runs of each architecture beyond the number of parameters of the law."""
+"""First runs of each architecture: the number of parameters of the law, plus this number."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Run of the grid, with its n, d and FLOPs."""
+    """Candidate run: one run of the study's grid, with its parameters n, structures d and estimated FLOPs."""
 
     run: PlannedRun
     n: float
@@ -48,7 +49,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Adaptive sweep over the runs of a study's plan."""
+    """Sweep that trains only a part of a study's grid: it chooses a batch of runs, trains them, and chooses again."""
 
     plan: StudyPlan
     offers: Sequence[Offer]
@@ -59,15 +60,16 @@ class Adaptive:
     """FLOPs that all proposed runs may cost together"""
 
     def run(self, do: Do, said: Callable[[str], None] = lambda text: None) -> str:
-        """Propose batches of runs and train each with `do` until the sweep ends; return the reason for its end.
+        """Choose batches of runs and train each batch with `do` until the sweep ends; return the reason for its end.
 
-        `said` receives a sentence per batch.
-        Raises ConfigError for a budget that buys no run, and if all proposed runs failed.
+        Before each training, `said` is called with a sentence on the batch. Raises ConfigError if the budget is less
+        than the cost of the cheapest run, or if all chosen runs have failed.
         """
         least = min(offer.flops for offer in self.offers)
         if self.budget < least:
             raise ConfigError(
-                f"--budget {self.budget:.3g} buys no run: the cheapest of the grid costs {least:.3g} FLOPs."
+                f"--budget {self.budget:.3g} buys no run: the cheapest run of the grid costs {least:.3g} FLOPs. "
+                "Give at least as much."
             )
         while True:
             ended, told = self._propose()
@@ -79,7 +81,7 @@ class Adaptive:
             self._refuse_stuck()
 
     def proposed(self) -> list[str]:
-        """Names of the proposed runs in order, read from the file; names that are not in the grid are ignored."""
+        """Names of all runs chosen so far, read from the file; names of runs that are not in the grid are ignored."""
         path, known = self.plan.folder / PROPOSED, {offer.run.name for offer in self.offers}
         if not path.exists():
             return []
@@ -87,15 +89,15 @@ class Adaptive:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             return [name for row in rows for name in row["runs"] if name in known]
         except (ValueError, TypeError, KeyError):
-            raise DataError(f"{path}: is damaged. Delete it: complete runs stay and are used.") from None
+            raise DataError(f"{path}: the file is damaged. Delete it; completed runs are kept and used.") from None
 
     def _statuses(self) -> dict[str, str]:
         return {offer.run.name: state_of(offer.run.path).status for offer in self.offers}
 
     def _propose(self) -> tuple[bool, str]:
-        """Propose a batch if no proposed run is left, and write it to the file.
+        """Choose the next batch and write it to the file, unless chosen runs are still to be trained.
 
-        Returns whether the sweep has ended, and a sentence: the reason for its end, or what it trains next.
+        Returns whether the sweep has ended, and a sentence: why it has ended, or which runs are trained next.
         """
         proposed, status = self.proposed(), self._statuses()
         open_runs = [name for name in proposed if status[name] not in ("completed", "failed")]
@@ -132,7 +134,7 @@ class Adaptive:
         return batch, [mine[run.architecture][run.index] for run in batch.runs]
 
     def _first(self, free: list[Offer], done: list[Offer], left: float) -> list[Offer]:
-        """Choose first runs of an architecture: far apart in n and d, from the cheaper half of the grid."""
+        """Choose the first runs of an architecture, from the cheaper half of the grid and far apart in n and d."""
         if not free:
             return []
         offers = [*done, *free]
@@ -150,7 +152,6 @@ class Adaptive:
         write_text(path, before + json.dumps({"runs": names, "known": known}, ensure_ascii=False) + "\n")
 
     def _refuse_stuck(self) -> None:
-        """Raises ConfigError if all proposed runs have failed, since further runs would probably fail too."""
         status = self._statuses()
         of_them = [status[name] for name in self.proposed()]
         if of_them and set(of_them) == {"failed"}:
@@ -160,14 +161,15 @@ class Adaptive:
 
 
 def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
-    """List the runs of a grid with their estimated cost. `flops` has (FLOPs, epochs) for each run folder.
+    """List the runs of a study as candidates with their cost; `flops` gives (FLOPs, epochs) for each run folder.
 
-    Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,
-    which cannot be trained without their trunk.
+    Raises ConfigError if two runs have the same architecture, size, data and seed, since they then differ in another
+    setting. Also raises it for cooldowns, which cannot be trained without their trunk.
     """
     if any(run.need is not None or run.is_trunk for run in plan.runs):
         raise ConfigError(
-            "--adaptive: cooldowns cannot be trained without their trunk. Give the study a budget, not [wsd]."
+            "--adaptive: the study has cooldowns, which cannot be trained without their trunk. Replace [wsd] in the "
+            "study file by a budget."
         )
     found, places = [], dict[tuple[object, ...], str]()
     for run in plan.runs:
@@ -176,8 +178,9 @@ def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[O
         place = (run.labels["architecture"], n, run.n_train, run.config.seed)
         if place in places:
             raise ConfigError(
-                f"--adaptive: {places[place]} and {run.name} differ by more than architecture, size, data and seed. "
-                "Tune the rest first (matscale tune), and give the study one value of it."
+                f"--adaptive: the runs {places[place]} and {run.name} have the same architecture, size, data and seed, "
+                "so they differ in another setting. Tune that setting first (matscale tune), then give the study one "
+                "value of it."
             )
         places[place] = run.name
         found.append(Offer(run, n, d, cost))

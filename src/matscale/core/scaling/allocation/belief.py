@@ -1,11 +1,11 @@
-"""Belief about the loss of any run: a form of law, with the covariance of its parameters, checked on held-out runs.
+"""Probability distribution of the loss of any run: a law fitted to runs, with the covariance of its parameters.
 
-The form is fitted to all runs. It is also fitted without the most expensive tenth, fifth and two fifths of them, and
-predicts these. If the squared errors of a prediction exceed its variance, all variances are multiplied by the ratio,
-the largest of the three.
+The claimed precision is tested on held-out runs: the law is fitted again without the most expensive tenth, fifth and
+two fifths of the runs, and predicts those. If the squared errors of a prediction exceed its variance, all variances are
+multiplied by the ratio, the largest of the three.
 
-The width of Huber's function follows from the residuals (Huber 1964). With the fixed width of `fit`, far below them, a
-fit is close to one of medians, which needs 1.5 times as many runs for the same precision.
+The width of Huber's function follows from the residuals (Huber 1964). The fixed width that `fit` uses is far smaller
+than the residuals; such a fit is close to one of medians, which needs 1.5 times as many runs for the same precision.
 """
 
 from __future__ import annotations
@@ -23,57 +23,61 @@ from matscale.core.scaling.solve import HUBER, Solution, refine, solve
 PRIOR = 3.0
 """Prior standard deviation of a parameter: for logarithms, a factor of 20."""
 HELD_OUT = (0.1, 0.2, 0.4)
-"""Shares of the runs that are held out, the most expensive ones: the form predicts them from the other runs."""
+"""Shares of the runs that are held out in turn. The most expensive runs are held out, and predicted from the others."""
 WIDTH = 1.345
 """Width of Huber's function in standard deviations: 95 % as precise as least squares on normal noise."""
 
 
 @dataclass(frozen=True)
 class Belief:
-    """Fitted form of law, with the covariance of its parameters."""
+    """Law fitted to runs, with the covariance of its parameters; gives the loss of any run with its uncertainty."""
 
     law: Law
     solution: Solution
     root: Array
     """R [p, p]; R Rᵀ is the covariance of theta"""
     noise: float
-    """Variance of ln L of a new run about the fitted form"""
+    """Variance of ln L of a new run about the fitted law"""
     freedom: int
     """Degrees of freedom of `noise`"""
 
     def mean(self, x: Array) -> Array:
-        """Predicted ln L [k] at ln x [k, axes]."""
+        """Predicted ln L [k] of k runs at ln x [k, axes]."""
         frame = self.solution.frame
         return self.law.value(self.solution.theta, x - frame.x) + frame.y
 
     def deviations(self, x: Array) -> Array:
-        """Deviations [p, k] of ln L at `x`, one row per principal direction.
+        """Changes [p, k] of ln L at k points `x` for one standard deviation along each principal direction of theta.
 
-        The sum of their squares is the variance.
+        The sum of the squares of a column is the variance of ln L at that point.
         """
         at = x - self.solution.frame.x
         return np.asarray((self.law.derivatives(self.solution.theta, at) @ self.root).T)
 
     def deviations_of(self, number: Callable[[Array], Array]) -> Array:
-        """Deviations [p] of a function `number` of theta [b, p]: half its change from -1 to +1 standard deviation."""
+        """Change [p] of any function of the parameters for one standard deviation along each principal direction.
+
+        `number` takes b sets of parameters [b, p] and returns b values. The change is half the difference between its
+        values at +1 and at -1 standard deviation.
+        """
         theta, steps = self.solution.theta, self.root.T
         return np.asarray((number(theta + steps) - number(theta - steps)) / 2)
 
     def interval(self, x: Array, level: float = LEVEL) -> tuple[Array, Array]:
-        """Prediction interval (low, high) of ln L of a new run at `x`."""
+        """Prediction interval (low, high) of ln L of new runs at ln x [k, axes]."""
         spread = np.sqrt((self.deviations(x) ** 2).sum(axis=0) + self.noise)
         half = self.quantile(level) * spread
         return self.mean(x) - half, self.mean(x) + half
 
     def quantile(self, level: float = LEVEL) -> float:
-        """Student's t quantile of a two-sided interval."""
+        """Quantile of Student's t for a two-sided interval: its half-width in standard deviations."""
         return float(stats.t.ppf(0.5 + level / 2, self.freedom))
 
 
 def believe(law: Law, x: Array, y: Array, cost: Array) -> Belief:
-    """Fit `law` to runs and check it on the most expensive ones.
+    """Fit `law` to runs, and widen its uncertainty if the law predicts the most expensive runs badly.
 
-    `x` is ln x [k, axes], `y` is ln L [k]; `cost` [k] tells which runs are the most expensive.
+    `x` is ln x [k, axes] and `y` ln L [k] of the k runs; `cost` [k] tells which of them are the most expensive.
     """
     belief = _fitted(law, x, y)
     order = np.argsort(cost, kind="stable")

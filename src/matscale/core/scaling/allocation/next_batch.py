@@ -1,8 +1,8 @@
-"""Choose the next batch of runs for a purpose: an exponent, the loss at a size, or which of two models is cheaper.
+"""Choose the next runs for a purpose: to know an exponent or the loss at a size, or which of two models is cheaper.
 
-The joint law of each architecture gives the uncertainty (`belief`): E + A N^-alpha + B D^-beta, unless another law in n
-and d is given. `choose` gives the runs. For two architectures, the purpose is the ratio of the FLOPs that they need for
-one loss; runs of both reduce its uncertainty.
+The law of each architecture gives the uncertainty (see `belief`). It is E + A N^-alpha + B D^-beta, unless another law
+in n and d is given. `choose` selects the runs. For two architectures, the purpose is the ratio of the FLOPs that they
+need for one loss, and runs of both reduce its uncertainty.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ USAGE = "Write alpha=0.02 (or beta), loss=5%@n=1M,d=1M or cheaper@loss=1.5."
 
 @dataclass(frozen=True)
 class Purpose:
-    """Purpose of the next runs: a number to be known to within `within`, or which of two models is cheaper."""
+    """Purpose of the next runs: to know a number to within `within`, or to know which of two models is cheaper."""
 
     what: str
     """Kind of purpose: `alpha`, `beta`, `loss` or `cheaper`"""
     within: float
     """Wanted half-width of the 95 % interval: absolute for an exponent, relative for a loss; 0 for `cheaper`"""
     at: Mapping[str, float]
-    """n and d of the size, or the loss that both models shall reach"""
+    """Size {n, d} at which the loss is wanted, or {loss} that both models shall reach"""
 
     @classmethod
     def parse(cls, text: str) -> Purpose:
-        """Parse the text of a purpose. Raises ConfigError that lists the valid forms.
+        """Read a purpose from its text. Raises ConfigError, with the valid forms, if the text has none of them.
 
         >>> Purpose.parse("loss=5%@n=1M,d=30k")
         Purpose(what='loss', within=0.05, at={'n': 1000000.0, 'd': 30000.0})
@@ -70,7 +70,7 @@ class Purpose:
 
 @dataclass(frozen=True)
 class Side:
-    """Architecture with its fitted law and its candidate runs."""
+    """Architecture among those considered, with its fitted law, its cost law and its candidate runs."""
 
     name: str
     belief: Belief
@@ -82,7 +82,7 @@ class Side:
     flops: Array
 
     def number(self, theta: Array, purpose: Purpose) -> Array:
-        """Number that the purpose is about [b], for parameters theta [b, p]: an exponent, ln L or ln of FLOPs."""
+        """Value [b] of the wanted number for b sets of parameters [b, p]: an exponent, or ln of a loss or of FLOPs."""
         frame, law = self.belief.solution.frame, self.belief.law
         if purpose.what == "loss":
             x = np.log([[purpose.at["n"], purpose.at["d"]]])
@@ -99,45 +99,45 @@ class Side:
 
 @dataclass(frozen=True)
 class NextRun:
-    """Run to train next."""
+    """Run that should be trained next, with the precision that is expected afterwards."""
 
     architecture: str
     n: float
     d: float
     flops: float
     leaves: float
-    """Expected half-width of the purpose's interval once this run and those before it are trained"""
+    """Expected half-width of the 95 % interval of the wanted number after this run and all earlier ones in the list"""
     index: int
     """Index of the run among the candidates of its architecture"""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Next runs for a purpose, with what is known of the purpose so far."""
+    """Next runs for a purpose, and how well the wanted number is known before they are trained."""
 
     purpose: Purpose
     names: tuple[str, ...]
     value: float
-    """The exponent, ln of the loss, or ln of the ratio of FLOPs, first over second"""
+    """The wanted number: an exponent, ln of a loss, or ln of the ratio of FLOPs (first architecture over second)"""
     half: float
     """Half-width of the 95 % interval of `value`"""
     runs: tuple[NextRun, ...]
 
     @property
     def is_met(self) -> bool:
-        """Whether the purpose is met, so that no run is needed."""
+        """Whether the number is known well enough already, so that no run is needed."""
         return self.half <= self.wanted
 
     @property
     def wanted(self) -> float:
-        """Wanted half-width of the interval."""
+        """Half-width of the interval at which the purpose is met."""
         return {"loss": float(np.log1p(self.purpose.within)), "cheaper": abs(self.value)}.get(
             self.purpose.what, self.purpose.within
         )
 
     @property
     def text(self) -> str:
-        """Sentence that states what is known."""
+        """Sentence that states the present value, its interval and the wanted precision."""
         low, high = self.value - self.half, self.value + self.half
         if self.purpose.what in EXPONENTS:
             return f"{self.purpose.what} = {with_interval(self.value, low, high)}; wanted to ±{self.purpose.within:g}"
@@ -166,23 +166,23 @@ class Batch:
 
 
 def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law: Law | None = None) -> Side:
-    """Fit law and cost to the runs of one architecture, and list its candidate runs.
+    """Fit a law and the cost to the runs of one architecture, and list its candidate runs.
 
-    `offered` is (n, d, FLOPs) of the candidate runs; without it, candidates are sizes near those of the runs. `law` is
-    a law in n and d; None: `FORM`.
+    `offered` gives (n, d, FLOPs) of the candidate runs. Without it, the candidates are sizes in and near the range of
+    the runs. `law` is a law in n and d; None means `FORM`.
     """
     runs, law = table.ends(), law or host().law(FORM)
     if law.axes != ("n", "d"):
         raise ConfigError(
-            f"Next runs are chosen among sizes and amounts of data, by a law in n and d, such as {FORM}; {law.name} is "
-            f"one in {', '.join(law.axes)}."
+            f"The law {law.name} has the variables {', '.join(law.axes)}. Next runs are sizes n on amounts of data d, "
+            f"so they are chosen by a law in n and d, such as {FORM}: give one with --law, or leave --law out."
         )
     refuse_confounded(runs)
     cost = measured_cost(runs)
     if len(runs) <= law.n_parameters + 1:
         raise DataError(
             f"{counted(len(runs), 'run')} are too few to choose the next ones: the law {law.name} has "
-            f"{law.n_parameters} parameters. Train {law.n_parameters + 2} small ones first, of several sizes on "
+            f"{law.n_parameters} parameters. Train {law.n_parameters + 2} small runs first, of several sizes on "
             "several amounts of data."
         )
     x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
@@ -196,10 +196,10 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law
 
 
 def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: float) -> Batch:
-    """Choose up to `count` next runs that cost at most `budget` FLOPs together; none if the purpose is met.
+    """Choose up to `count` next runs that together cost at most `budget` FLOPs; no run if the purpose is met already.
 
-    Raises ConfigError for a purpose that needs another number of architectures or lies too far from the runs, and for a
-    budget that buys no run.
+    Raises ConfigError for a purpose that needs another number of architectures, or that lies too far from the runs.
+    Also raises it if the cheapest candidate costs more than the budget.
     """
     if len(sides) != (2 if purpose.what == "cheaper" else 1):
         needs = "two architectures: --arch A --arch B" if purpose.what == "cheaper" else "one architecture: --arch A"
@@ -225,7 +225,10 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
     if not len(flops):
         raise ConfigError("No candidate run is left to train. Add sizes to the grid.")
     if budget < flops.min():
-        raise ConfigError(f"--budget {budget:.3g} buys no run: the cheapest costs {flops.min():.3g} FLOPs.")
+        raise ConfigError(
+            f"--budget {budget:.3g} buys no run: the cheapest candidate costs {flops.min():.3g} FLOPs. "
+            "Give at least as much."
+        )
     chosen = choose(
         _blocks([side.belief.deviations(np.log(np.stack([side.n, side.d], axis=-1))) for side in sides]),
         there,
@@ -245,7 +248,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
 
 
 def _blocks(parts: Sequence[Array]) -> Array:
-    """Block-diagonal matrix: the uncertainties of two architectures are independent."""
+    """Block-diagonal matrix of `parts`: the uncertainties of two architectures are independent."""
     rows, columns = (sum(part.shape[k] for part in parts) for k in (0, 1))
     whole, i, j = np.zeros((rows, columns)), 0, 0
     for part in parts:
@@ -255,15 +258,14 @@ def _blocks(parts: Sequence[Array]) -> Array:
 
 
 def _refuse_unknown(law: Law, purpose: Purpose) -> None:
-    """Raises ConfigError for a number that the law does not have."""
+    """Raises ConfigError if the law does not give the wanted number."""
     if purpose.what in EXPONENTS and purpose.what not in law.exponents:
-        raise ConfigError(f"The law {law.name} has no {purpose.what}. Ask for a loss: loss=5%@n=1M,d=1M.")
+        raise ConfigError(f"The law {law.name} has no exponent {purpose.what}. Ask for a loss: loss=5%@n=1M,d=1M.")
     if purpose.what == "cheaper" and law.name != FORM:
         raise ConfigError(f"Only the law {FORM} tells which of two models is cheaper: leave out --law {law.name}.")
 
 
 def _refuse_beyond(side: Side, purpose: Purpose) -> None:
-    """Raises ConfigError for a size or loss that is too far from the runs of `side`."""
     if purpose.what == "loss":
         refuse_far(
             float(side.measured.flops(np.array(purpose.at["n"]), np.array(purpose.at["d"]))),

@@ -1,6 +1,7 @@
-"""Propose next runs: those that reduce the uncertainty of the target prediction most for their cost.
+"""Propose runs that would make a prediction of the loss at a target size more precise, most for their cost.
 
-`choose` uses the correlation, over bootstrap samples, of the prediction at the target with that at each candidate.
+`choose` selects them by the correlation, over bootstrap samples, between the loss at the target and the loss of each
+candidate run.
 """
 
 from __future__ import annotations
@@ -20,26 +21,27 @@ if TYPE_CHECKING:
     from matscale.core.scaling.result import Fit
 
 EXACT = 1e-16
-"""Variance of ln L below which only rounding errors are left, as for a table computed from a formula"""
+"""Variance of ln L below which only rounding errors are left, as in a table computed from a formula"""
 LEAST = 0.05
-"""Fixed cost of any run, as a share of the cost of the largest run."""
+"""Cost that is added to the cost of every candidate, as a share of the cost of the largest run."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Proposed run."""
+    """Run that is worth training, with the share of the variance that it would remove."""
 
     n: float
     d: float
     flops: float
     gain: float
-    """Share of the prediction's variance that the run removes"""
+    """Share of the variance of the predicted ln L that this run would remove"""
 
 
 def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
-    """Propose the best `count` runs for predicting the loss at `target`; empty if that is known exactly.
+    """Propose the best `count` runs for predicting the loss at `target`; none if this loss is known exactly.
 
-    `target` is (N, D); None: 3 times the largest N and D of the runs. A run may cost at most twice the largest so far.
+    `target` is (N, D); None: 3 times the largest N and D of the runs. A proposed run costs at most twice as much as the
+    largest run so far.
     """
     assert isinstance(fit.spread, Draws)
     n, d = candidates(fit.range)
@@ -57,16 +59,16 @@ def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: 
 
 
 def candidates(ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
-    """Candidates (n, d) for runs: a 16 x 16 grid from half the smallest to 3 times the largest value of the runs."""
+    """Candidate runs (n, d): a 16 x 16 grid, on each axis from half the smallest to 3 times the largest value."""
     axes = [np.geomspace(ranges[axis][0] / 2, 3 * ranges[axis][1], 16) for axis in ("n", "d")]
     n, d = np.meshgrid(*axes, indexing="ij")
     return n.ravel(), d.ravel()
 
 
 def _predictions(fit: Fit, n: Array, d: Array) -> Array:
-    """Deviations [b, k] of ln L of each of b bootstrap samples from their mean, at each of k sizes, divided by √b.
+    """Deviations [b, k] of ln L at k sizes from its mean over b bootstrap samples, divided by √b.
 
-    The squares of a column sum to the variance of ln L. Extreme samples are clipped to the 1 % and 99 % quantiles.
+    The squares of a column sum to the variance of ln L. Values beyond the 1 % and 99 % quantiles are set to these.
     """
     assert isinstance(fit.spread, Draws)
     values = fit.law.value(fit.spread.draws, np.log(np.stack([n, d], axis=-1)) - fit.frame.x)

@@ -29,12 +29,12 @@ from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
-"""Largest factor by which a budget may lie below the smallest or above the largest compute of the runs."""
+"""Largest factor between a budget and the compute of the runs: below the smallest or above the largest."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value and its interval."""
+    """Planned value with the ends of its interval."""
 
     value: float
     low: float
@@ -42,16 +42,16 @@ class Quantity:
 
     @property
     def is_given(self) -> bool:
-        """Whether the value was given by the user rather than computed."""
+        """Whether the user gave the value, so that it has no interval."""
         return self.low == self.high
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan for a budget: model size, amount of data and the loss to expect."""
+    """Plan for a training budget: model size, amount of data, and the loss to expect."""
 
     flops: Quantity
-    """Budget that was given, or that the target loss needs"""
+    """Budget: the given one, or the one that the target loss needs"""
     n: Quantity
     d: Quantity
     loss: Quantity
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def device_hours(self) -> float | None:
-        """Hours that the plan takes on one device of the given kind; None if no device was given."""
+        """Hours of training on one device of the given kind; None if no device was given."""
         return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
 
     def plain(self) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def make_plan(
     speed: Callable[[float], Speed] | None = None,
     despite: str = "",
 ) -> Plan:
-    """Allocate a budget of `flops`, or the budget that the target `loss` needs, to model size and data.
+    """Divide a training budget between model size and data: the budget `flops`, or the one that `loss` needs.
 
-    `speed` gives the training speed of a model by its number of parameters. `despite` is a verdict: a refused law with
-    that verdict is used nevertheless, with uncertainties widened by its misfit. Raises MatscaleError with the reasons
-    if the joint law is refused and `despite` does not name its verdict, ConfigError for a budget that is too far from
-    the runs or a loss that the law never reaches.
+    `speed` gives the training speed of a model for its number of parameters. `despite` names a verdict: a law refused
+    with this verdict is used nevertheless, with uncertainties widened by its misfit. Raises MatscaleError, with the
+    reasons, if the joint law is refused with another verdict. Raises ConfigError for a budget too far from the runs, or
+    a loss that the law never reaches.
     """
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: either --flops BUDGET or --loss TARGET.")
@@ -116,8 +116,8 @@ def make_plan(
     draws = sampled_laws(fit.spread)
     if 2 * len(draws) < len(fit.spread.draws):
         raise MatscaleError(
-            f"No plan: only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by the misfit of the "
-            f"law, have a best model size. {_advice(fit, cost)}"
+            f"No plan: in only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by the misfit of the "
+            f"law, the loss falls with both N and D, so that there is a best model size. {_advice(fit, cost)}"
         )
     best = np.array([[fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
     if flops is None:
@@ -151,14 +151,14 @@ def make_plan(
 
 
 def refusal(fit: Fit, cost: CostLaw) -> str:
-    """Explain why there is no plan, what can still be said, and which runs would help."""
+    """Text that says why there is no plan, what can still be said, and which runs would help."""
     reasons = "; ".join(str(reason) for reason in fit.reasons)
     still = f" Still, {fit.still}. --despite {option(fit.verdict)} plans with this uncertainty." if fit.still else ""
     return f"No plan: the joint law is {fit.verdict} ({reasons}).{still} {_advice(fit, cost)}".rstrip()
 
 
 def option(verdict: str) -> str:
-    """Verdict in the spelling of `--despite`: `incomplete-design`."""
+    """Write a verdict as an argument of `--despite`: `incomplete-design`."""
     return verdict.replace(" ", "-")
 
 
@@ -168,7 +168,7 @@ def _advice(fit: Fit, cost: CostLaw) -> str:
 
 
 def _despite(fit: Fit) -> list[str]:
-    """Note on a plan that rests on a refused law: the verdict, its reasons and the widened uncertainty."""
+    """Note on a plan that uses a refused law: its verdict, the reasons, and how much the uncertainty was widened."""
     if fit.is_law:
         return []
     reasons = "; ".join(str(reason) for reason in fit.reasons)
@@ -177,21 +177,24 @@ def _despite(fit: Fit) -> list[str]:
 
 
 def optimal_size(laws: Array, c: Array, cost: CostLaw) -> Array:
-    """Best model size N [b] for budgets `c` [b] under laws (E, A, B, alpha, beta) [b, 5]."""
+    """Model size N [b] of least loss for budgets `c` [b] under b laws with parameters (E, A, B, alpha, beta) [b, 5]."""
     _, a, b, alpha, beta = laws.T
     left = np.log(alpha * a * cost.q) - np.log(beta * b * cost.p)
     return np.asarray(np.exp((left + beta * (np.log(c) - cost.log_k) / cost.q) / (alpha + beta * cost.p / cost.q)))
 
 
 def reached(laws: Array, c: Array, cost: CostLaw) -> Array:
-    """Least loss [b] that budgets `c` [b] can reach."""
+    """Least loss [b] that budgets `c` [b] can reach under b laws (E, A, B, alpha, beta) [b, 5]."""
     n = optimal_size(laws, c, cost)
     e, a, b, alpha, beta = laws.T
     return np.asarray(e + a * n**-alpha + b * cost.data(c, n) ** -beta)
 
 
 def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
-    """Least compute C [b] that reaches `loss`, by bisection in ln C; infinite where the floor is above `loss`."""
+    """Least compute [b] that reaches `loss` under b laws; infinite if the floor is above `loss`.
+
+    It is found by bisection in ln C.
+    """
     low, high = np.full(len(laws), np.log(cost.largest) - 60.0), np.full(len(laws), np.log(cost.largest) + 120.0)
     with np.errstate(over="ignore", under="ignore"):
         for _ in range(80):
@@ -202,7 +205,7 @@ def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
 
 
 def sampled_laws(spread: Draws) -> Array:
-    """Bootstrap samples (E, A, B, alpha, beta) [b, 5] of a joint law: those whose loss falls with both N and D."""
+    """Parameters (E, A, B, alpha, beta) of bootstrap samples [b, 5]: those whose loss falls with both N and D."""
     plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
     laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
@@ -221,7 +224,7 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: CostLaw, fit: Fit) -
 
 
 def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
-    """Raises ConfigError for a budget `c` far from the compute of the runs; `smallest` is that of the cheapest run."""
+    """Raises ConfigError for a budget `c` too far from the runs; `smallest` is the compute of the cheapest run."""
     if c * FURTHEST < smallest:
         raise ConfigError(
             f"{c:.2g} FLOPs are less than a {FURTHEST:.0f}th of the smallest compute seen ({smallest:.2g}); the law is "
@@ -236,7 +239,7 @@ def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
 
 
 def _quantity(values: Array) -> Quantity:
-    """Quantity from its values: the first belongs to the fit, the others to the bootstrap samples."""
+    """Make a quantity from `values`: the first belongs to the fit, the others to the bootstrap samples."""
     low, high = np.quantile(values, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Quantity(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
 

@@ -1,8 +1,9 @@
-"""Replay a table: buy its runs one by one, and measure how well the most expensive ones are predicted at each cost.
+"""Replay a table: pretend to buy its runs one by one, and test after each purchase how well the law predicts.
 
-Four strategies spend the same budget on the same runs and fit the same law: `choose` takes the runs that reduce the
-uncertainty in the held-out region most for their cost, `random` any runs, `grid` runs spread over the sizes, `cost` the
-cheapest runs.
+The most expensive runs are held out, and predicted by the law fitted to the runs bought so far. Four strategies spend
+the same budget on the same runs and fit the same law: `choose` takes the runs that reduce the uncertainty of the
+held-out losses most for their cost, `random` takes any runs, `grid` runs spread over the sizes, `cost` the cheapest
+runs.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from matscale.core.scaling.tables.table import Table
 
 WAYS = ("choose", "random", "grid", "cost")
 SHARE = 0.1
-"""Default budget, as a share of what all runs cost."""
+"""Default budget, as a share of the cost of all runs."""
 FIRST = 0.1
-"""Cost at the first stop, where strategies are scored for the first time, as a share of the budget.
+"""Share of the budget after which strategies are scored for the first time.
 
-Up to this cost, the runs of `choose` are spread out, since no law can be fitted yet.
+Up to this point, the runs of `choose` are spread out, since no law can be fitted yet.
 """
 FIRST_RUNS = 3
-"""Number of first runs of `choose` per parameter of the law; none costs more than an equal share of the first stop."""
+"""Number of first runs of `choose` for each parameter of the law. Each costs at most an equal share of their budget."""
 HIDDEN = 0.1
-"""Share of the runs, drawn at random, that are not for sale in a replay with a seed above 0."""
+"""Share of the runs, drawn at random, that cannot be bought in a replay with a seed above 0."""
 TOP = 0.1
-"""Share of the runs, the most expensive and at least three, that are held out if no other table is given."""
+"""Share of the runs that are held out if no other table is given: the most expensive ones, and at least three."""
 
 
 @dataclass(frozen=True)
 class ReplayPool:
-    """Runs for sale and held-out runs: ln of the sizes [k, axes], ln of the loss [k], cost [k]."""
+    """Runs that can be bought: ln of the sizes [k, axes], ln of the loss [k] and cost [k]; and the held-out runs."""
 
     x: Array
     y: Array
@@ -50,7 +51,7 @@ class ReplayPool:
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a strategy at one budget: how well the law of the bought runs predicts the held-out ones."""
+    """Score of a strategy at one budget: how well the law fitted to the bought runs predicts the held-out runs."""
 
     way: str
     seed: int
@@ -58,9 +59,9 @@ class Score:
     """Cost of the runs bought"""
     n_runs: int
     r2: float
-    """R² of the loss; negative if the mean of the held-out losses would be a better prediction"""
+    """R² of the predicted losses; negative if the mean of the held-out losses would be a better prediction"""
     error: float
-    """Root mean square of ln (predicted / found)"""
+    """Root mean square of ln(predicted loss / measured loss)"""
     covered: float
     """Share of the held-out losses inside their 95 % interval"""
 
@@ -70,13 +71,16 @@ class Score:
 
 
 def pool_of(table: Table, law: Law, far: Table | None = None) -> ReplayPool:
-    """Runs of `table` for sale; the held-out runs are those of `far`, or else the most expensive tenth of `table`.
+    """Split a table for a replay into runs that can be bought and held-out runs.
 
-    Both tables have a column c, the cost. Raises DataError for a missing column or too few runs, ConfigError for a law
+    The held-out runs are those of `far`; without `far`, they are the most expensive tenth of `table`. Both tables have
+    a column c, the cost of each run. Raises DataError for a missing column or too few runs, and ConfigError for a law
     in one variable.
     """
     if law.axes == ("x",):
-        raise ConfigError(f"A replay takes a law of several variables, such as nd; {law.name} has one.")
+        raise ConfigError(
+            f"A replay needs a law in several variables, such as nd; the law {law.name} is one in a single variable."
+        )
     runs = table.ends()
     for part in (runs, far) if far is not None else (runs,):
         missing = [axis for axis in (*law.axes, "c") if not part.has(axis)]
@@ -92,7 +96,8 @@ def pool_of(table: Table, law: Law, far: Table | None = None) -> ReplayPool:
     if len(runs) <= FIRST_RUNS * law.n_parameters or len(far) < 3:
         raise DataError(
             f"{len(runs)} runs for sale and {len(far)} held out are too few for a replay by the law {law.name}, which "
-            f"has {law.n_parameters} parameters: at least {FIRST_RUNS * law.n_parameters + 1} and 3 are needed."
+            f"has {law.n_parameters} parameters: at least {FIRST_RUNS * law.n_parameters + 1} runs for sale and 3 held "
+            "out are needed."
         )
     x, far_x = (np.log(np.stack([part[axis] for axis in law.axes], axis=-1)) for part in (runs, far))
     return ReplayPool(x, np.log(runs["loss"]), runs["c"], far_x, np.log(far["loss"]))
@@ -107,10 +112,10 @@ def simulate(
     seeds: int = 3,
     stops: int = 10,
 ) -> list[Score]:
-    """Scores of each strategy (`ways`) at `stops` budgets up to `budget`, evenly spaced in logarithms.
+    """Replay the runs with each strategy in `ways`, and score it at `stops` budgets evenly spaced in ln up to `budget`.
 
-    The replay with seed 0 offers all runs; replays with other seeds hide a tenth of them. Raises ConfigError for a
-    budget that buys too little.
+    All runs can be bought in the replay with seed 0; a random tenth of them cannot in replays with other seeds. Raises
+    ConfigError if a tenth of the budget does not pay for the cheapest runs that the law can be fitted to.
     """
     everything = float(pool.cost.sum())
     budget = SHARE * everything if budget is None else min(budget, everything)
@@ -119,8 +124,8 @@ def simulate(
     least = float(np.sort(pool.cost)[:n_least].sum())
     if steps[0] < least:
         raise ConfigError(
-            f"--budget {budget:.3g}: its first tenth does not buy the {n_least} cheapest runs, which cost {least:.3g} "
-            f"and are the fewest that the law {law.name} can be fitted to. Give {least / FIRST:.3g} or more."
+            f"--budget {budget:.3g} is too small: the law {law.name} needs at least {n_least} runs, and the cheapest "
+            f"{n_least} cost {least:.3g}, more than the first tenth of the budget. Give {least / FIRST:.3g} or more."
         )
     return [
         score
@@ -156,7 +161,7 @@ def _next(
     way: str,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Choose the runs to buy next, for at most `left`."""
+    """Choose the runs that a strategy buys next, which together cost at most `left`."""
     free = np.setdiff1d(np.arange(len(pool.y)), bought)
     if way == "choose" and belief is not None:
         here, there = belief.deviations(pool.x[free]), belief.deviations(pool.far_x)
@@ -176,9 +181,10 @@ def _next(
 
 
 def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int64]:
-    """First runs: far apart, at most `FIRST_RUNS` per parameter, none dearer than an equal share of `budget`.
+    """Choose runs to begin with: far apart in size, `FIRST_RUNS` per parameter, each for an equal share of `budget`.
 
-    If these are too few for the law, the cheapest runs instead: one more than the law has parameters.
+    None costs more than this share. If there are too few such runs for the law, the cheapest runs are taken, one more
+    than the law has parameters.
     """
     count = FIRST_RUNS * law.n_parameters
     spread = spread_out(x, cost, np.zeros(0, dtype=np.int64), budget, dearest=budget / count)[:count]
@@ -188,10 +194,10 @@ def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int
 def spread_out(
     x: Array, cost: Array, taken: NDArray[np.int64], budget: float, dearest: float = np.inf
 ) -> NDArray[np.int64]:
-    """Choose runs that lie far apart in ln x: one by one, the run furthest from those in `taken` and those chosen.
+    """Choose runs that lie far apart in ln x: each is the run furthest from the runs in `taken` and all chosen runs.
 
-    The first is the cheapest if `taken` is empty.
-    Together they cost at most `budget`, and none costs more than `dearest`.
+    If `taken` is empty, the first chosen run is the cheapest. Together, the chosen runs cost at most `budget`; none of
+    them costs more than `dearest`.
     """
     place = x / np.maximum(np.ptp(x, axis=0), 1e-12)
     near = np.full(len(x), np.inf)

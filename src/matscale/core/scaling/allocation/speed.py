@@ -1,4 +1,4 @@
-"""Training speed of a device: measured on the runs, or else a share of its peak; `Speed.text` says which."""
+"""Training speed of a device: measured on the runs if possible, else a share of its peak. `Speed.text` says which."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from matscale.core.scaling.text import counted, size
 
 @dataclass(frozen=True)
 class Speed:
-    """Training FLOP/s of one device."""
+    """Training speed of one device in FLOP/s, with its source."""
 
     device: str
     flops_per_s: float
     by: Literal["recorded", "given", "assumed"]
-    """Source: runs on that device, or a given or assumed share of the peak"""
+    """Source: `recorded` on runs on that device; `given` or `assumed` as a share of the peak"""
     text: str
     """Source of the speed, as a phrase"""
 
@@ -28,11 +28,12 @@ class Speed:
 
 
 def speed_on(device: str, table: Table, n: float, precision: str | None = None, mfu: float | None = None) -> Speed:
-    """Training speed of a model of `n` parameters on `device`. Small models reach less of a device than large ones.
+    """Training speed of a model of `n` parameters on `device`; a small model reaches less of the peak than a large one.
 
-    If `mfu` is given, the speed is that share of the peak. Otherwise it is the speed that runs of the table with sizes
-    nearest to `n` reached on the device (counted FLOPs over wall time and processes, validations included). Without
-    such runs it is an assumed share of the peak. Raises ConfigError for a device with neither runs nor a known peak.
+    If `mfu` is given, the speed is this share of the peak. Otherwise, it is the speed of runs of the table on this
+    device whose sizes are nearest to `n`: counted FLOPs over wall time and processes, validations included. If the
+    table has no such runs, it is an assumed share of the peak. Raises ConfigError for a device with neither runs nor a
+    known peak.
     """
     from matscale.core.estimate.estimate import ASSUMED_MFU  # start-up: torch
     from matscale.core.flops import named_peak  # start-up: torch

@@ -1,1 +1,1 @@
-"""Comparison of the exponents of two architectures, and of the resources that each needs for the same loss."""
+"""Comparison of architectures: whether their exponents differ, and what resources each needs for the same loss."""

@@ -1,4 +1,7 @@
-"""Multipliers: how many times as much one architecture needs as another for the same loss; sentences with them."""
+"""Multipliers: how many times as much of a resource one architecture needs as another for the same loss.
+
+This module has the data and the sentences; `multipliers` computes them.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from matscale.core.scaling.tables.table import SAME
 from matscale.core.scaling.text import with_interval
 
 BEST = "the best n and d of each"
-"""`Multiplier.basis` for compute if n and d are the best ones of each architecture, by its joint law."""
+"""`Multiplier.basis` for compute, if each architecture has its best n and d by its own joint law."""
 UNKNOWN = "an unknown multiple"
 
 
 @dataclass(frozen=True)
 class Point:
-    """Multiplier at one loss, with its interval."""
+    """Multiplier of two architectures at one loss, with its interval."""
 
     loss: float
     value: float
@@ -29,15 +32,15 @@ class Point:
 
     @property
     def turned(self) -> Point:
-        """Multiplier of the second architecture over the first."""
+        """Inverse multiplier: what the second architecture needs over what the first needs."""
         value, low, high = (1 / v if v > 0 else float("inf") for v in (self.value, self.high, self.low))
         return Point(self.loss, value, low, high)
 
     @property
     def text(self) -> str:
-        """Text of the multiplier, such as `2.6 × (1.9 to 3.4)`.
+        """Multiplier with its interval as text, such as `2.6 × (1.9 to 3.4)`.
 
-        `an unknown multiple` if the interval spans two decades.
+        If the interval spans two decades, the text is `an unknown multiple` with the interval.
 
         >>> Point(loss=5.2, value=2.63, low=1.88, high=3.41).text, Point(5.2, 1.62, 0.012, float("inf")).text
         ('2.6 × (1.9 to 3.4)', 'an unknown multiple (0.012 to ∞)')
@@ -50,7 +53,7 @@ class Point:
 
 
 def _shown(value: float, digits: int) -> str:
-    """Positive number in significant digits: 0.80, 2.6, 1,900."""
+    """Format a positive number with `digits` significant digits: 0.80, 2.6, 1,900."""
     if not np.isfinite(value) or value == 0:
         return "∞" if value else "0"
     kept = float(f"{value:.{digits}g}")
@@ -59,29 +62,29 @@ def _shown(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Multiplier:
-    """Multiplier: amount of a quantity that the first architecture needs / that the second needs for the same loss."""
+    """Ratio of the amounts of a resource that two architectures need for the same loss: first over second."""
 
     first: str
     second: str
     axis: str
-    """The quantity: c, hours, n or d"""
+    """The resource: c, hours, n or d"""
     what: str
-    """The quantity in words: FLOPs, hours, parameters, data"""
+    """The resource in words: FLOPs, hours, parameters, data"""
     basis: str
     """Value that is held fixed, such as `d = 301,300`; or `the best n and d of each`, by joint laws"""
     points: tuple[Point, ...] = ()
-    """Multipliers at losses within the points of both architectures, the lowest loss first; empty if there are none"""
+    """Multipliers at several losses that the points of both architectures cover, the lowest loss first; may be empty"""
     asked: tuple[Point, ...] = ()
-    """Multipliers at those losses the user asked for that lie within the points of both architectures"""
+    """Multipliers at the losses that the user asked for, as far as the points of both architectures cover them"""
     floor: tuple[str, float, float, float] | None = None
-    """(architecture, loss, low, high): no amount of the quantity brings that architecture below this loss"""
+    """(architecture, loss, low, high): this architecture reaches no loss below its floor, whatever the amount"""
     reason: str = ""
-    """Reason why no multiplier can be stated; empty if one can"""
+    """Reason why there is no multiplier; empty if there is one"""
     notes: tuple[str, ...] = ()
 
     @property
     def turned(self) -> Multiplier:
-        """Multiplier of the second architecture over the first."""
+        """Copy with the architectures exchanged: what the second needs over what the first needs."""
         points, asked = (tuple(p.turned for p in those) for those in (self.points, self.asked))
         return replace(self, first=self.second, second=self.first, points=points, asked=asked)
 
@@ -102,7 +105,7 @@ class Multiplier:
 
 
 def refuse_far(found: Sequence[Multiplier], at_loss: Sequence[float]) -> None:
-    """Raises ConfigError for a loss in `at_loss` at which no pair has a multiplier."""
+    """Raises ConfigError for a loss in `at_loss` at which no pair of architectures has a multiplier."""
     known = [one for one in found if one.points]
     for loss in at_loss:
         if any(abs(np.log(point.loss / loss)) < 1e-9 for one in known for point in one.asked if loss > 0):
@@ -111,10 +114,10 @@ def refuse_far(found: Sequence[Multiplier], at_loss: Sequence[float]) -> None:
         told = "; ".join(f"{pair} {ends}" for pair, ends in list(ranges.items())[:5])
         if not told:
             why = "; ".join(dict.fromkeys(one.reason for one in found))
-            raise ConfigError(f"--at-loss {loss:g}: there is no multiplier to state: {why}.")
+            raise ConfigError(f"--at-loss {loss:g}: no multiplier can be stated: {why}.")
         raise ConfigError(
-            f"--at-loss {loss:g}: no two architectures have points on both sides of it. Losses that both have points "
-            f"for: {told}. Choose one of these."
+            f"--at-loss {loss:g}: no two architectures have points on both sides of this loss. Choose a loss that the "
+            f"points of two architectures cover: {told}."
         )
 
 
@@ -123,13 +126,13 @@ def _range(one: Multiplier) -> str:
 
 
 def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
-    """Multipliers of a pair, with its two architectures swapped if the first known multiplier is below 1."""
+    """Multipliers of a pair of architectures, exchanged if necessary so that the first known one is at least 1."""
     first = next(((one.asked or one.points)[0] for one in found if one.points), None)
     return [one.turned for one in found] if first is not None and first.value < 1 else list(found)
 
 
 def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Sentences that state the multipliers of a pair: one for each basis and each stated loss."""
+    """Sentences that compare what two architectures need for the same loss: one for each basis and each loss."""
     told = []
     for basis in dict.fromkeys(one.basis for one in found):
         group = [one for one in facing(found) if one.basis == basis]
@@ -145,7 +148,7 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
 
 
 def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]]:
-    """Multipliers at each stated loss: the losses that the user asked for, or else the lowest."""
+    """Multipliers to be stated at each loss: at the losses that the user asked for, or else at the lowest."""
     asked = dict.fromkeys(point.loss for one in known for point in one.asked)
     if asked:
         return [[(one, point) for one in known for point in one.asked if point.loss == loss] for loss in asked]
@@ -166,12 +169,12 @@ def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
 
 
 def noun(target: str) -> str:
-    """Noun for the fitted target: `loss`, `forces error`, or the name of the column."""
+    """Name of the fitted quantity in sentences: `loss`, `forces error`, or the name of the column."""
     return f"{target} error" if target in ERRORS and target != "loss" else target
 
 
 def details(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Lines with the multipliers of a pair at several losses, notes, and the losses that one side never reaches."""
+    """Lines on a pair of architectures: multipliers at several losses, notes, and losses that one cannot reach."""
     lines = []
     for one in facing(found):
         name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")

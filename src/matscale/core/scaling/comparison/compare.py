@@ -1,9 +1,9 @@
-"""Compare the scaling of architectures: their exponents on size means, and what each needs for the same loss.
+"""Compare how architectures scale: their exponents, fitted to means per size, and what each needs for the same loss.
 
-Each architecture has its own law and its own scatter of sizes about it; the difference of the exponents over its
-standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. This test finds a
-difference between equal exponents in 4 to 7 % of the cases (docs/laws.md). A bootstrap over seeds would find one in 9
-to 77 %, since sizes usually scatter more than seeds.
+Each architecture has its own law, and its sizes scatter about the law by their own amount. The difference of two
+exponents, divided by its standard error, is compared with Student's t with the degrees of freedom of Welch and
+Satterthwaite. This test finds a difference between equal exponents in 4 to 7 % of the cases (docs/laws.md). A bootstrap
+over seeds would find one in 9 to 77 %, since sizes usually scatter more than seeds.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
 
 @dataclass(frozen=True)
 class Rank:
-    """Loss of one architecture at the value of the variable where all are ranked."""
+    """Place of an architecture in the ranking: its loss at the value of the variable where all are compared."""
 
     architecture: str
     loss: float
     low: float
     high: float
     is_law: bool
-    """Whether the loss comes from a law, rather than from a line through the sizes"""
+    """Whether the loss comes from an accepted law; otherwise it comes from a straight line through the sizes"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of architectures over one variable."""
+    """Result of a comparison of architectures over one variable: their laws, tests of pairs, and a ranking."""
 
     axis: str
     law: Law
@@ -56,22 +56,22 @@ class Comparison:
     fits: dict[str, Fit]
     pairs: tuple[Pair, ...]
     at: float
-    """Value at which losses are ranked: the largest that all architectures reach"""
+    """Value of the variable at which losses are ranked: the largest that all architectures reach"""
     ranking: tuple[Rank, ...]
     joint: Mapping[str, Fit] = field(default_factory=dict)
-    """Accepted joint laws, by architecture, whose exponents are compared instead of the slopes of slices"""
+    """Accepted joint laws by architecture; their exponents are compared instead of slopes at fixed data or size"""
     target: str = "loss"
     notes: tuple[str, ...] = ()
-    """Further differences between the architectures that a table states"""
+    """Other differences between the architectures that the table shows, such as labels"""
 
     @property
     def cheaper(self) -> list[str]:
-        """Sentences that compare what each architecture needs with what the first of the ranking needs."""
+        """Sentences on how much of each resource an architecture and the best of the ranking need for the same loss."""
         return [told for pair in self.facing_first for told in sentences(pair.multipliers, self.target)]
 
     @property
     def facing_first(self) -> list[Pair]:
-        """Pairs that contain the first architecture of the ranking."""
+        """Pairs of architectures that contain the first of the ranking."""
         first = self.ranking[0].architecture
         return [pair for pair in self.pairs if first in (pair.first, pair.second)]
 
@@ -108,12 +108,12 @@ def compare(
     at_loss: Sequence[float] = (),
     margin: float | None = None,
 ) -> Comparison:
-    """Compare architectures over `axis` (default: compute if every run has it, else parameters).
+    """Compare architectures over the variable `axis`; by default, compute if every run has it, else parameters.
 
-    All architectures of the table are compared if `architectures` is empty. `laws` are the forms in one variable, the
-    plain power first. `at_loss`: losses at which multipliers are stated. `margin`: test whether exponents are equal
-    within it. Raises ConfigError for a name that is not there, a loss outside the points or a margin that is not
-    positive, DataError if an architecture has fewer than three sizes.
+    If `architectures` is empty, all those of the table are compared. `laws` are forms in one variable, the plain power
+    first. Multipliers are stated at the losses `at_loss`. If `margin` is given, exponents are also tested for equality
+    within it. Raises ConfigError for an unknown name, a loss outside the points or a margin that is not positive, and
+    DataError if an architecture has fewer than three sizes.
     """
     check_margin(margin)
     names = list(dict.fromkeys(architectures)) or table.architectures
@@ -121,7 +121,7 @@ def compare(
         if name not in table.architectures:
             raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
     if len(names) < 2:
-        raise ConfigError(f"A comparison needs two architectures; there is {', '.join(names) or 'none'}.")
+        raise ConfigError(f"A comparison needs at least two architectures; the table has {', '.join(names) or 'none'}.")
     named = table.take(np.isin(table.words["arch"], names))
     refuse_single_rows(named)
     axis = axis or ("c" if named.has("c") else "n")
@@ -174,7 +174,7 @@ def _standing(joint: Fit | None) -> Fit | None:
 
 
 def _check_enough(means: Mapping[str, Means]) -> None:
-    """Raises DataError that says which of the architectures have too few sizes."""
+    """Raises DataError, with the names of the architectures that have fewer than three sizes."""
     few = {}
     for name, of_name in means.items():
         try:
@@ -193,7 +193,10 @@ def _check_enough(means: Mapping[str, Means]) -> None:
 
 
 def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[str, Table], str]:
-    """Runs of each architecture at one common value of the other variable (data, for n and c)."""
+    """Choose the runs of each architecture at one value of the other variable: of data, for a law in n or c.
+
+    Returns the tables by architecture, and a sentence on the value.
+    """
     other = "d" if axis == "c" else BESIDE.get(axis)
     if axis == "d" or other is None or not all(part.has(other) for part in parts.values()):
         sliced = {name: slice_of(part, axis, at) for name, part in parts.items()}
@@ -213,7 +216,7 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
         raise DataError(f"No runs have {other} = {at:g}. Choose one of: {', '.join(f'{v:,.0f}' for v in centres)}.")
     if sizes(chosen) == 0:
         known = ", ".join(f"{v:,.0f}" for v in centres)
-        raise DataError(f"The architectures share no {other} ({known}): train each on the same data.")
+        raise DataError(f"No value of {other} ({known}) occurs in all architectures. Train all of them at one {other}.")
     fixed = f"{other} = {chosen:,.0f}" if len(centres) > 1 else ""
     kept = {
         name: part.keep(_near(part[other], chosen), f"its {other} differs: all are compared at {other} = {chosen:,.0f}")
@@ -227,7 +230,7 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
 
 
 def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:
-    """Index of the size, in the column `key`, of each run whose value in the column `other` is close to `value`."""
+    """Index of the size (column `key`) of each run whose value in the column `other` is close to `value`."""
     near = part[key][_near(part[other], value)]
     return groups(near).tolist() if len(near) else []
 
@@ -241,7 +244,7 @@ def _unbroken(laws: Sequence[Law]) -> list[Law]:
 
 
 def _common_form(owns: Mapping[str, Fit], laws: Sequence[Law]) -> Law:
-    """Form to compare: one with a floor only if every architecture has a floor.
+    """Choose the form of law to compare: one with a floor only if the law of every architecture has a floor.
 
     Exponents of laws with and without a floor are not comparable.
     """
@@ -250,7 +253,7 @@ def _common_form(owns: Mapping[str, Fit], laws: Sequence[Law]) -> Law:
 
 
 def _adjusted(pairs: list[Pair]) -> list[Pair]:
-    """Correct the p-values of the tested pairs for their number (Holm's step-down), and set their verdicts."""
+    """Correct the p-values of all tested pairs for the number of tests (Holm's step-down), and set their verdicts."""
     adjusted = holm([pair.p for pair in pairs])
     return [
         replace(

@@ -23,12 +23,12 @@ SEEDS = 0.05
 """p-value below which differences between the slopes of seeds enter the test."""
 FIRST_LAWS = "each architecture needs a law first: the reasons against it are listed above"
 WORTH_SEEING = 0.04
-"""Difference of exponents for which the power of the test is stated."""
+"""Difference of exponents for which the power of the test is reported."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ratio of the losses of two architectures at one value of the variable."""
+    """Ratio of the losses of two architectures at one value of the variable, with its interval."""
 
     at: float
     value: float
@@ -38,7 +38,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Pair:
-    """Pair of architectures with the test of their exponents."""
+    """Two architectures and the test whether their exponents differ."""
 
     first: str
     second: str
@@ -54,31 +54,31 @@ class Pair:
     """Reason why the exponents cannot be compared; empty if they can"""
     ratios: tuple[Ratio, ...]
     crossing: tuple[float, float, float] | None
-    """(value, low, high) of the variable where the laws cross, or None; an end that points do not limit is 0 or inf"""
+    """(value, low, high) of the variable where the laws cross; None if they do not. An unlimited end is 0 or inf"""
     power: float
-    """Probability to detect a difference of `WORTH_SEEING` with these points"""
+    """Probability that the test finds a true difference of `WORTH_SEEING` with these points"""
     smallest: float
-    """Smallest difference that is significant with a probability of 80 %"""
+    """Smallest true difference that the test finds with a probability of 80 %"""
     settling: Settling
     basis: str = ""
-    """Exponents that were compared, if not those of `Comparison.fits`, such as `alpha of the joint laws nd`"""
+    """Which exponents were compared, such as `alpha of the joint laws nd`; empty for those of `Comparison.fits`"""
     note: str = ""
-    """Remark if the difference is one of local slopes rather than exponents"""
+    """Remark, if slopes over a range were compared rather than exponents"""
     standard_error: float = float("nan")
     """Standard error of `difference`"""
     freedom: float = float("nan")
     """Degrees of freedom of `standard_error`"""
     margin: float | None = None
-    """Margin of the equivalence test; None if there was none"""
+    """Margin of the equivalence test; None if this test was not asked for"""
     p_equal: float = float("nan")
     """p-value of the equivalence test"""
     p_equal_adjusted: float = float("nan")
     """`p_equal` after Holm's correction over all pairs"""
     multipliers: tuple[Multiplier, ...] = ()
-    """Multipliers: how many times as much of each quantity the first needs as the second, for the same loss"""
+    """How many times as much of each resource the first architecture needs as the second, for the same loss"""
 
     def crossing_text(self, axis: str) -> str:
-        """Say where the laws cross along `axis`, without a full stop."""
+        """Clause that says where the laws cross along `axis`."""
         if self.crossing is None:
             return "the laws do not cross within three decades of the points"
         value, low, high = self.crossing
@@ -87,7 +87,10 @@ class Pair:
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:
-    """Test one pair for a difference of exponents. `p_adjusted` is set to `p` until all pairs are known."""
+    """Test whether the exponents of the architectures `a` and `b` differ.
+
+    `p_adjusted` of the result equals `p`; it is corrected once all pairs have been tested.
+    """
     first, second, freedom = welch(means[a], means[b], law)
     name = law.exponents[0]
     j = law.parameters.index(name)
@@ -119,13 +122,13 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
 
 
 def _local(fits: Sequence[Fit]) -> str:
-    """Note on a pair with slopes that hold only for a range; empty if both are laws."""
+    """Note for a pair of which some exponent is only a slope over a range; empty if both are exponents of laws."""
     names = " and ".join(fit.architecture for fit in fits if not fit.is_law)
     return f"slopes over these ranges: a floor cannot be excluded for {names}" if names else ""
 
 
 def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
-    """Reason why the exponents cannot be compared, such as a fit that is no law; empty if they can."""
+    """Reason why the exponents cannot be compared, such as a refused fit; empty if they can."""
     doubts = [
         f"{fit.architecture} is {fit.verdict} ({'; '.join(str(reason) for reason in fit.reasons)})"
         for fit in fits
@@ -137,10 +140,11 @@ def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
 
 
 def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
-    """Fit both laws with separate scatter (Welch's test); return their uncertainties, and the difference's freedom.
+    """Fit the law to both architectures, each with its own scatter: returns both uncertainties and degrees of freedom.
 
-    Sources: Welch (Biometrika 34, 28, 1947) and Satterthwaite (Biometrics 2, 110, 1946). With a common scatter, equal
-    exponents would be found different in up to 28 % of the cases where one architecture has fewer sizes and more noise.
+    The degrees of freedom are those of the difference of the exponents. Sources: Welch (Biometrika 34, 28, 1947) and
+    Satterthwaite (Biometrics 2, 110, 1946). With a common scatter, equal exponents would be found different in up to 28
+    % of the cases where one architecture has fewer sizes and more noise.
     """
     spreads = []
     for means in (a, b):
@@ -155,11 +159,12 @@ def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
 
 
 def satterthwaite(a: Array | float, b: Array | float, freedom_a: float, freedom_b: float) -> Array:
-    """Degrees of freedom of the sum of two estimated variances; 0 if either has none.
+    """Degrees of freedom of the sum of two estimated variances; 0 if a variance has no degrees of freedom.
 
-    If both variances have the same degrees of freedom, this is Satterthwaite's formula. If not, the result is reduced,
-    by up to a quarter of its distance to the smaller number: few sizes may understate the scatter of the noisier side.
-    Without this reduction, a test at 5 % with 4 against 10 degrees of freedom would reject equality in 7.3 % of cases.
+    If both variances have the same degrees of freedom, this is Satterthwaite's formula. If not, the result is moved
+    towards the smaller of the two numbers, by up to a quarter of the distance, since few sizes may understate the
+    scatter of the noisier architecture. Without this reduction, a test at 5 % with 4 against 10 degrees of freedom
+    would reject equality in 7.3 % of cases.
     """
     a, b = np.asarray(a), np.asarray(b)
     if min(freedom_a, freedom_b) <= 0:
@@ -171,7 +176,7 @@ def satterthwaite(a: Array | float, b: Array | float, freedom_a: float, freedom_
 
 
 def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array]:
-    """ln(L1 / L2) at `logx` [m], and the half-width of its interval."""
+    """Logarithm of the ratio of two losses, ln(L1 / L2), at `logx` [m], and the half-width of its interval."""
     at = logx[:, None]
     values, variances = [], []
     for one in (first, second):
@@ -184,7 +189,7 @@ def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array
 
 
 def overlap(*means: Means) -> tuple[float, float]:
-    """Range of ln x that all architectures cover; if there is none, both ends lie in the middle of the gap."""
+    """Range (low, high) of ln x that all architectures cover; if there is none, both are the middle of the gap."""
     low, high = max(float(m.x.min()) for m in means), min(float(m.x.max()) for m in means)
     return (low, high) if low <= high else ((low + high) / 2, (low + high) / 2)
 
@@ -202,7 +207,10 @@ def _ratios(first: Spread, second: Spread, a: Means, b: Means) -> list[Ratio]:
 def _crossing(
     first: Spread, second: Spread, a: Means, b: Means, beyond: float = 3.0
 ) -> tuple[float, float, float] | None:
-    """Value of the variable where two laws cross, up to three decades beyond the points, with Fieller's interval."""
+    """Value of the variable where two laws cross, with Fieller's interval; None if they do not cross.
+
+    A crossing counts up to three decades (`beyond`) outside the points.
+    """
     ends = np.concatenate([a.x[:, 0], b.x[:, 0]])
     reach = beyond * np.log(10.0)
     at = np.linspace(ends.min() - reach, ends.max() + reach, 4001)

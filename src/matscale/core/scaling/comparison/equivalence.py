@@ -23,21 +23,21 @@ UNLIKE, UNDECIDED = "different", "undecided"
 
 
 def within(margin: float) -> str:
-    """Verdict for exponents that are equal within `margin`."""
+    """Verdict on two exponents that are equal within `margin`."""
     return f"equal within {margin:g}"
 
 
 def check_margin(margin: float | None) -> None:
-    """Raises ConfigError for a margin that is not positive."""
+    """Raises ConfigError if the margin of an equivalence test is not positive."""
     if margin is not None and not (margin > 0 and np.isfinite(margin)):
         raise ConfigError(
-            f"--margin {margin:g}: the largest difference of exponents that does not matter must be above 0. "
-            "Write for example --margin 0.02."
+            f"--margin {margin:g}: the margin is the largest difference of exponents that does not matter, and must be "
+            "above 0. Write for example --margin 0.02."
         )
 
 
 def equality(difference: float, margin: float, error: float, freedom: float) -> float:
-    """p-value of the equivalence test: probability of a difference so small if the exponents are `margin` apart.
+    """p-value of the equivalence test: the chance of so small a difference if the exponents are `margin` apart.
 
     >>> round(equality(difference=0.005, margin=0.02, error=0.006, freedom=10), 3)
     0.016
@@ -62,9 +62,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def tested_for_equality(pairs: Sequence[Pair], margin: float) -> list[Pair]:
-    """Set the verdict of each pair to *equal within*, *different* or *undecided*, if its exponents can be compared.
+    """Test each pair for equal exponents and set its verdict: *equal within*, *different* or *undecided*.
 
-    Exponents that differ significantly but by less than the margin are equal within it.
+    Pairs whose exponents cannot be compared keep their verdict. Exponents that differ significantly, but by less than
+    the margin, are equal within it.
     """
     ps = [
         float("nan") if pair.reason else equality(pair.difference, margin, pair.standard_error, pair.freedom)
@@ -87,7 +88,7 @@ def tested_for_equality(pairs: Sequence[Pair], margin: float) -> list[Pair]:
 
 
 def equality_text(pair: Pair) -> str:
-    """Result of the equivalence test in words: p-value, and the interval that has to lie within the margin."""
+    """Describe the result of the equivalence test: its p-value, and the interval that has to lie within the margin."""
     assert pair.margin is not None
     half = quantile(2 * LEVEL - 1, pair.freedom) * pair.standard_error
     low, high = pair.difference - half, pair.difference + half

@@ -1,4 +1,8 @@
-"""Compare the exponents of two joint laws, for grids in which floors make the slopes of slices local."""
+"""Compare the exponents of joint laws.
+
+In a grid of sizes and data, the slope at fixed data (or fixed size) is only local if the law has a floor. Then the
+exponents of the joint laws are compared instead.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ from matscale.core.scaling.result import Fit
 
 
 def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
-    """Copy of `pair` in which the exponents of the two joint laws are tested instead of the slopes of slices.
+    """Test whether the exponents of two joint laws differ; the result is put into a copy of `pair`.
 
-    Each exponent has a standard error, from its bootstrap interval, and degrees of freedom; the degrees of freedom of
-    the difference follow Satterthwaite.
+    It replaces a test of slopes at fixed data or size. The standard error and the degrees of freedom of each exponent
+    come from its bootstrap; the degrees of freedom of the difference follow Satterthwaite.
     """
     name = first.exponent_of(axis)
     difference = first.parameters[name] - second.parameters[name]
@@ -47,7 +51,7 @@ def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
 
 
 def _error(fit: Fit, name: str) -> tuple[float, float]:
-    """Standard error of an exponent, and its degrees of freedom."""
+    """Standard error of an exponent from its bootstrap interval, and its degrees of freedom."""
     assert isinstance(fit.spread, Draws)
     freedom = float(fit.spread.freedom[fit.law.parameters.index(name)])
     low, high = fit.intervals[name]

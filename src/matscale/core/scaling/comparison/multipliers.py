@@ -1,9 +1,10 @@
-"""Multipliers: how many times as much of a quantity one architecture needs as another for the same loss.
+"""Compute multipliers: how many times as much of a resource one architecture needs as another for the same loss.
 
-Each law is inverted: it gives the compute (hours, parameters, data) at which it reaches a loss. The uncertainty is that
-of the laws. A joint law has bootstrap samples; for a law in one variable, samples are drawn from Student's t with the
-covariance and the degrees of freedom of its intervals. Every sample is inverted, and the ratios of independent samples
-give the interval. docs/laws.md reports the coverage of this interval.
+Each law is inverted: it then gives the compute (hours, parameters, data) at which it reaches a loss. A multiplier is
+the ratio of the amounts of two architectures. The uncertainty of the laws gives its interval: random samples of both
+laws are inverted, too, and the ratios of independent samples are taken. Samples of a joint law are those of its
+bootstrap. Samples of a law in one variable are drawn from Student's t, with the covariance and the degrees of freedom
+of the law's own intervals. docs/laws.md reports the coverage of the intervals of multipliers.
 
 Each architecture's law has the form that its own points support. Multipliers are given at losses within the points of
 both architectures.
@@ -32,31 +33,31 @@ from matscale.core.scaling.verdict import REFUSED
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
 """Name of each quantity in sentences."""
 ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours", "d")}
-"""Quantities that grow with each variable of a comparison."""
+"""Resources whose multipliers are computed, by the variable of the comparison."""
 SAMPLES = 1000
 POINTS = 21
 """Number of losses at which a curve of multipliers is computed."""
 REACH = 3 * np.log(10.0)
-"""Range beyond the points, in ln, in which a law is inverted; larger amounts are infinite."""
+"""Distance beyond the points, in ln, up to which a law is inverted; an amount beyond that counts as infinite."""
 FAR = 200.0
 """ln of an amount so large that only the floor of a law is left."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Architecture in a comparison, with its laws."""
+    """Architecture in a comparison, with its law in one variable and, if there is one, its joint law."""
 
     own: Fit
-    """Law in the form that its own points support"""
+    """Law in one variable, in the form that the points of this architecture support"""
     means: Means
     joint: Fit | None
     """Joint law, if it is accepted"""
     is_floored: bool
-    """Whether the joint law is used instead of the law of the slice, since it has a floor"""
+    """Whether the joint law replaces the law in one variable, because the joint law has a floor"""
     number: int
-    """Index among the architectures: seed of the random samples of its laws"""
+    """Index among the architectures; it seeds the random samples of the laws"""
     known: dict[str, Needs | str] = field(default_factory=dict, repr=False, compare=False)
-    """Inverted laws by quantity, computed on demand; or the reason why a law cannot be inverted"""
+    """Inverted law of each quantity that was asked for, or the reason why the law cannot be inverted"""
 
     @property
     def name(self) -> str:
@@ -64,12 +65,15 @@ class Subject:
 
     @property
     def hindrance(self) -> str:
-        """Reason why the law cannot be inverted; empty if it can."""
+        """Reason why the law in one variable cannot be inverted; empty if there is none."""
         doubts = [str(reason) for reason in self.own.reasons if reason.trigger in "ac"]
         return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
 
     def needs(self, quantity: str) -> Needs | str:
-        """Inverted law for a quantity (`BEST`: compute at the best n and d), or why it cannot be inverted."""
+        """Amount of `quantity` needed for a loss, as an inverted law; or the reason why the law cannot be inverted.
+
+        The quantity `BEST` stands for compute at the best n and d.
+        """
         if quantity not in self.known:
             self.known[quantity] = _at_best(self) if quantity == BEST else _of_slice(self, quantity)
         return self.known[quantity]
@@ -77,21 +81,27 @@ class Subject:
 
 @dataclass(frozen=True)
 class Needs:
-    """Inverted law: amount of a quantity that reaches a loss, by the law itself and by b random samples of it."""
+    """Inverted law of an architecture: the amount of a quantity that it needs for a loss.
+
+    It holds the law itself and b random samples of the law, which give the uncertainty.
+    """
 
     losses: tuple[float, float]
-    """ln of the lowest and the highest loss of the points"""
+    """ln of the lowest and of the highest loss among the points of the law"""
     of: Callable[[Array], Array]
-    """Function from ln of losses [m] to ln of the quantity [1 + b, m], the law itself first.
+    """Function that takes ln of m losses [m] and returns ln of the amounts [1 + b, m]; row 0 is the law itself.
 
-    The quantity is infinite where a law never reaches the loss.
+    An amount is infinite where the law never reaches the loss.
     """
     bottoms: Array
-    """ln of the floor of each law [1 + b]; -inf without a floor"""
+    """ln of the floor of the law and of each sample [1 + b]; -inf without a floor"""
 
 
 def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence[float]) -> tuple[Multiplier, ...]:
-    """Multipliers of `a` over `b` in every quantity that grows with `axis`, and in compute at the best n and d."""
+    """Ratios of what `a` and `b` need for the same loss: of each quantity that grows with `axis`, and of compute.
+
+    The multiplier of compute at the best n and d is added if both architectures have a joint law.
+    """
     found = []
     hindrance = ", and ".join(filter(None, (a.hindrance, b.hindrance)))
     for quantity in ALONG[axis]:
@@ -117,7 +127,7 @@ def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence
 
 
 def _words(table: Table, quantity: str) -> str:
-    """Name of a quantity in words; a column that the user mapped to compute keeps its own name."""
+    """Word for a quantity in sentences; a column that the user mapped to compute keeps its own name."""
     name = table.names.get("c", "flops")
     if quantity == "c" and "hours" in name.lower():
         return "hours"
@@ -126,7 +136,7 @@ def _words(table: Table, quantity: str) -> str:
 
 
 def _amounts(table: Table, quantity: str) -> Array | str:
-    """Amount of a quantity for each run [k], or the reason why it is unknown. Hours are hours of one device."""
+    """Amount of a quantity in each run [k], or the reason why it is unknown; hours count the time of one device."""
     if quantity != "hours":
         return table[quantity] if table.has(quantity) else f"the table has no column {quantity}"
     if table.names.get("c") != "flops":
@@ -139,7 +149,7 @@ def _amounts(table: Table, quantity: str) -> Array | str:
 
 
 def _unfair(a: Table, b: Table, quantity: str) -> str:
-    """Reason why hours of two architectures cannot be compared; empty if they can."""
+    """Reason why the hours of two architectures cannot be compared; empty if they can be."""
     if quantity != "hours" and _words(a, quantity) != "hours":
         return ""
     grounds = [_grounds(table) for table in (a, b)]
@@ -150,7 +160,7 @@ def _unfair(a: Table, b: Table, quantity: str) -> str:
 
 
 def _grounds(table: Table) -> set[str]:
-    """Devices of the runs, with their threads and arithmetic."""
+    """Devices of the runs, each with its number of threads and its arithmetic."""
     mine = set(table.words["run"].tolist())
     return {
         f"{run['device']}{', ' + str(run['precision']) if run['precision'] else ''}"
@@ -160,7 +170,7 @@ def _grounds(table: Table) -> set[str]:
 
 
 def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
-    """Notes on weaknesses of a multiplier that is stated nevertheless."""
+    """Notes on the weaknesses of a multiplier."""
     notes = []
     if what == "hours" and not _grounds(a.means.table):
         notes.append("hours come from the table, which does not say whether devices and threads are the same")
@@ -175,9 +185,9 @@ def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
 
 
 def _of_slice(one: Subject, quantity: str) -> Needs | str:
-    """Inverted law of the size means for `quantity`, or the reason why there is none.
+    """Invert the law in one variable, with `quantity` as its variable; returns the reason if it cannot be inverted.
 
-    For an architecture that uses its joint law instead, that law is inverted at the fixed value of the slice.
+    If the architecture uses its joint law instead, the joint law is inverted, with the other variables fixed.
     """
     means, law, rng = one.means, one.own.law, np.random.default_rng(one.number)
     at = _grown(means, quantity, one.name)
@@ -197,7 +207,7 @@ def _of_slice(one: Subject, quantity: str) -> Needs | str:
 
 
 def _grown(means: Means, quantity: str, name: str) -> Array | str:
-    """ln of the quantity at each size [k], or the reason why it does not grow with size."""
+    """Mean ln of a quantity over the runs of each size [k], or the reason why it does not grow with size."""
     values = _amounts(means.table, quantity)
     assert isinstance(values, np.ndarray)
     logs = np.log(values)
@@ -211,7 +221,7 @@ def _grown(means: Means, quantity: str, name: str) -> Array | str:
 
 
 def _along(one: Subject, quantity: str, at: Array) -> Spread:
-    """Refit the law `own` with the quantity as its variable, and widen its errors like those of `own`."""
+    """Refit the law in one variable with another quantity as the variable, and widen its errors by the same factor."""
     moved = replace(one.means, axis=quantity, x=at[:, None], with_outliers=None)
     law, weights = one.own.law, moved.weights
     found = solve(law, moved.x, moved.y, weights=weights)
@@ -221,10 +231,10 @@ def _along(one: Subject, quantity: str, at: Array) -> Spread:
 
 
 def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
-    """Parameters of a law, and b samples of them from Student's t with the covariance of the law [1 + b, p].
+    """Parameters of a law [p] and of b random samples of it, stacked as [1 + b, p].
 
-    A law is linear in its parameters only near the fit. Each sample is therefore the law that lies closest, at the
-    points, to a sample of the linearised law.
+    The samples are drawn from Student's t with the covariance of the law. Since a law is linear in its parameters only
+    near the fit, each sample of the linearised law is replaced by the law that lies closest to it at the points.
     """
     values, vectors = np.linalg.eigh(around.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -237,7 +247,7 @@ def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
 
 
 def _followed(needs: Needs, x: Array, at: Array) -> Needs:
-    """Inverted law for a quantity that is a function of the variable of `needs`.
+    """Inverted law for another quantity, which follows from the variable of `needs` by interpolation.
 
     ln of the quantity is `at` [k] where ln of the variable is `x` [k], and linear between and beyond these points.
     """
@@ -254,7 +264,7 @@ def _followed(needs: Needs, x: Array, at: Array) -> Needs:
 
 
 def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.random.Generator) -> Needs:
-    """Inverted joint law in the variable of the slice; the other variables have the values of the runs of the slice."""
+    """Invert a joint law in one variable; the other variables are fixed at the values that the runs in `means` have."""
     assert isinstance(joint.spread, Draws)
     law, column = joint.law, joint.axes.index(means.axis)
     samples = joint.spread.widened()
@@ -270,7 +280,10 @@ def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.ran
 def _turned(
     law: Law, theta: Array, frame: Frame, column: int, held: Array, ends: tuple[float, float]
 ) -> Callable[[Array], Array]:
-    """Invert a law: ln of losses [m] -> ln of the variable in `column` [b, m], for each of `theta` [b, p]."""
+    """Invert b laws with parameters `theta` [b, p] in the variable number `column`; the others are fixed at `held`.
+
+    The result takes ln of m losses [m] and returns ln of the variable [b, m].
+    """
     grid = np.linspace(ends[0] - REACH, ends[1] + REACH, 300)
     x = np.tile(held, (len(grid), 1))
     x[:, column] = grid
@@ -284,7 +297,11 @@ def _turned(
 
 
 def _at_best(one: Subject) -> Needs | str:
-    """Inverted joint law for the least compute, at the losses whose best n and d lie within the runs."""
+    """Invert the joint law at the best n and d: it gives the least compute that reaches a loss.
+
+    Losses are limited to those whose best n and d lie within the runs. Returns the reason if the law cannot be
+    inverted.
+    """
     joint = one.joint
     assert joint is not None
     assert isinstance(joint.spread, Draws)
@@ -324,7 +341,10 @@ def _at_best(one: Subject) -> Needs | str:
 def _between(
     empty: Multiplier, needs: Sequence[Needs | str], reason: str, at_loss: Sequence[float], notes: tuple[str, ...]
 ) -> Multiplier:
-    """Multiplier `empty` with its curve filled in, at losses within the points of both architectures."""
+    """Compute a multiplier at losses within the points of both architectures: `empty` with its points filled in.
+
+    `needs` has the inverted law of each architecture, or the reason why it is missing.
+    """
     reason = reason or next((side for side in needs if isinstance(side, str)), "")
     if reason:
         return replace(empty, reason=reason)
@@ -349,7 +369,7 @@ def _between(
 
 
 def _ends(logs: Array) -> tuple[float, float, float]:
-    """(value, low, high) from logarithms [1 + b], of which the first is the value itself."""
+    """Value and interval (value, low, high) from logarithms [1 + b]: of the value itself, then of b samples."""
     samples = logs[1:][~np.isnan(logs[1:])]
     value = float(logs[0])
     ends = [value, value]

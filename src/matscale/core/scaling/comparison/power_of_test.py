@@ -1,4 +1,4 @@
-"""Statistical power of a comparison of exponents, and the number of sizes or seeds that would settle it."""
+"""Statistical power of a test that compares two exponents, and how many sizes or seeds would make it conclusive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Settling:
-    """Number of sizes or seeds with which a test finds the observed difference with a probability of 80 %."""
+    """Number of sizes or seeds that a test needs to find the observed difference with a probability of 80 %."""
 
     sizes: int | None
     """Sizes per architecture over the same range; None if more than 64 are needed."""
     seeds: int | None
-    """Seeds per size; None if no number is enough (since sizes scatter too), or if their noise is unknown."""
+    """Seeds per size; None if no number of seeds is enough, since sizes scatter as well, or if their noise is unknown.
+    """
     text: str
 
 
 def power(difference: float, error: float, freedom: float, level: float = 0.95) -> float:
-    """Power of the t-test: probability that a true `difference` is significant; `error` is its standard error.
+    """Power of a t-test: probability that it finds a true `difference` of two exponents; `error` is its standard error.
 
     >>> round(power(difference=0.1, error=0.03, freedom=8), 2), round(power(0.02, 0.03, 8), 2)
     (0.83, 0.09)
@@ -42,7 +43,7 @@ def power(difference: float, error: float, freedom: float, level: float = 0.95) 
 
 
 def power_of_equality(margin: float, error: float, freedom: float, level: float = 0.95) -> float:
-    """Power of the equivalence test: probability that equal exponents are found equal within `margin`.
+    """Power of the equivalence test: probability that it finds equal exponents equal within `margin`.
 
     >>> round(power_of_equality(margin=0.1, error=0.03, freedom=8), 2), power_of_equality(0.02, 0.03, 8)
     (0.84, 0.0)
@@ -55,7 +56,7 @@ def power_of_equality(margin: float, error: float, freedom: float, level: float 
 
 
 def smallest_difference(error: float, freedom: float) -> float:
-    """Smallest difference that the test detects with probability `WANTED`.
+    """Smallest true difference of two exponents that the test finds with probability `WANTED`.
 
     >>> round(smallest_difference(error=0.03, freedom=8), 2)
     0.1
@@ -82,7 +83,10 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
 
 
 def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
-    """Numbers of sizes and seeds that would show the difference; `scatter` is that of the size means about each law."""
+    """Number of sizes and of seeds with which the test would find a `difference` of the exponents of `a` and `b`.
+
+    `scatter` is the standard deviation of the size means about the law of each architecture.
+    """
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
         return Settling(None, None, "from these sizes it is not known how many would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]

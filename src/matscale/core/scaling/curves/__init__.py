@@ -1,1 +1,1 @@
-"""Training curves as functions of the completed share of a run: collapse check of sizes, and forecasts of the end."""
+"""Training curves of one schedule: a check that the curves of all sizes agree, and forecasts of final losses."""

@@ -1,11 +1,12 @@
-"""Collapse check: whether the normalised training curves of all sizes agree, and which size deviates.
+"""Collapse check: whether the normalised training curves of all model sizes agree, and which size deviates.
 
-The fall of a curve is ln(loss / final loss); each curve is reduced to its mean fall over each half of the run. Floors
-and finite data make the fall drift with size; a line in ln of what varies (n, d, structures seen) describes this drift.
-A size deviates if its fall lies so far from the line through the others that chance would put some size there in one
-sweep of twenty: Student's t of the deleted residual, with Bonferroni's correction for all sizes and both halves. The
-test is exact for noise of equal variance, however it is correlated along a run; if the roughness of the curves changes
-with size, sizes are weighted accordingly.
+A curve is reduced to two numbers, the means of ln(loss / final loss) over the first and over the second half of the
+run; ln(loss / final loss) is called the fall of the curve. Floors and finite data make the fall drift with size, which
+a line in ln of the varying quantities (n, d, structures seen) describes. A size deviates if its fall lies so far from
+the line through the other sizes that chance causes this in only one of twenty sweeps. The test uses Student's t of the
+deleted residual, with Bonferroni's correction for all sizes and both halves. It is exact for noise of equal variance,
+however the noise is correlated along a run; if the roughness of the curves changes with size, sizes are weighted
+accordingly.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size
 
 CHANCE = 0.05
-"""Share of sweeps without a fault in which some size is reported."""
+"""Share of sweeps without a fault in which the check reports some size."""
 HALVES = ((BEGIN, 0.5), (0.5, 1.0))
 LATEST = 1 / 3
-"""Share of the run by which its first validation must have been made."""
+"""Share of a run by which its first validation must have been made."""
 POINTS = 50
 """Number of points in each half over which the mean is taken."""
 
 
 @dataclass(frozen=True)
 class Off:
-    """Size whose curve deviates from those of the others."""
+    """Model size whose training curves deviate from those of the other sizes."""
 
     size: Mapping[str, float]
     excess: float
-    """Relative deviation of the ratio of mid-run loss to final loss from the ratio of the other sizes"""
+    """Relative deviation of (mid-run loss / final loss) from the value that the other sizes give"""
     p: float
-    """Probability of such a deviation in a sweep without a fault"""
+    """Probability of a deviation this large in a sweep without a fault"""
 
     @property
     def place(self) -> str:
@@ -48,7 +49,7 @@ class Off:
 
 @dataclass(frozen=True)
 class Collapse:
-    """Result of the collapse check for one architecture."""
+    """Result of the collapse check: whether the normalised training curves of one architecture agree across sizes."""
 
     architecture: str
     curves: tuple[Curve, ...] = ()
@@ -56,13 +57,13 @@ class Collapse:
     off: tuple[Off, ...] = ()
     """Sizes that deviate, the furthest first"""
     scatter: float = 0.0
-    """Standard deviation of the mean falls about their line, in ln loss"""
+    """Standard deviation of the mean falls about their line, in ln of the loss"""
     untested: str = ""
-    """Reason why no test was possible"""
+    """Reason why no test was possible; empty if there was one"""
 
     @property
     def text(self) -> str:
-        """Result in one sentence, without its full stop."""
+        """Sentence with the result, without a full stop."""
         if self.untested:
             return f"not tested: {self.untested}"
         if not self.off:
@@ -79,15 +80,18 @@ class Collapse:
 
 
 def collapse(table: Table) -> Collapse:
-    """Check whether the runs of one architecture collapse; `table` has a row for every validation."""
+    """Check whether the normalised training curves of one architecture agree; `table` has a row per validation."""
     return check(curves(table), table.architectures[0] if len(table) else "")
 
 
 def check(runs: Sequence[Curve], name: str = "") -> Collapse:
-    """Check whether the training curves `runs` of one architecture, called `name`, collapse."""
+    """Check whether the normalised training curves `runs` of the architecture `name` agree across sizes."""
     found = [curve for curve in runs if curve.share[0] <= LATEST]
     if not found:
-        return Collapse(name, untested="no run has three validations before its end, the first in its first third")
+        return Collapse(
+            name,
+            untested="no run has three validations before its last, of which the first is in its first third",
+        )
     sizes = cells(found)
     centres = [_centre(members) for members in sizes]
     falls = np.array([np.mean([_falls(curve) for curve in members], axis=0) for members in sizes])
@@ -102,27 +106,28 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
 
 
 def collapses(table: Table) -> dict[str, Collapse]:
-    """Result of the check for each architecture, by name; empty if the table has no training curves."""
+    """Collapse check of each architecture, by name; empty if the table has no training curves."""
     if not table.has_curves:
         return {}
     return {name: collapse(table.of_architecture(name)) for name in table.architectures}
 
 
 def _centre(members: list[Curve]) -> dict[str, float]:
-    """Size of a group of runs: the geometric mean over its runs."""
+    """Geometric mean over runs of each of their sizes (n, d, structures seen)."""
     return {axis: float(np.exp(np.mean([np.log(one.size[axis]) for one in members]))) for axis in members[0].size}
 
 
 def _falls(curve: Curve) -> Array:
-    """Mean fall of a curve over each half of the run [2]."""
+    """Means of ln(loss / final loss) over the first and the second half of a run [2]."""
     begin = max(BEGIN, float(curve.share[0]))
     return np.array([curve.fall(np.linspace(max(low, begin), high, POINTS)).mean() for low, high in HALVES])
 
 
 def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, float]], float, str]:
-    """Find sizes that deviate: (index, deviation, p) of each, the scatter of the others, why no test was possible.
+    """Find the sizes that deviate.
 
-    The furthest size is removed, then the furthest of the rest, up to a quarter of the sizes. All sizes up to the last
+    Returns (index, deviation, p) of each, the scatter of the other sizes, and the reason if no test was possible. The
+    furthest size is removed, then the furthest of the rest, up to a quarter of the sizes. All sizes up to the last
     significant one are reported (Rosner 1983), since two deviating sizes may hide each other.
     """
     kept = np.arange(len(falls))
@@ -150,7 +155,7 @@ def _freedom(x: Array) -> int:
 
 
 def _deleted(x: Array, falls: Array) -> tuple[Array, Array]:
-    """Deviation of each size from the line through all others, and its Student's t, both [k, 2]."""
+    """Deviation of each size from the line through all others, and Student's t of this deviation, both [k, 2]."""
     hat = x @ np.linalg.pinv(x)
     residual = falls - hat @ falls
     spare = np.maximum(1 - np.diag(hat), 1e-9)[:, None]
@@ -164,7 +169,10 @@ def _chance(t: float, freedom: int, n_sizes: int) -> float:
 
 
 def _against(x: Array, falls: Array, kept: NDArray[np.int64], k: int) -> tuple[int, float, float]:
-    """(k, deviation of size k from the line through the sizes `kept`, p), in the half where it deviates more."""
+    """Compare size `k` with the line through the sizes `kept`, in the half of the run where it deviates more.
+
+    Returns (k, deviation, p).
+    """
     both = np.append(kept, k)
     deviation, t = (one[-1] for one in _deleted(x[both], falls[both]))
     half = int(np.argmax(np.abs(t)))

@@ -1,10 +1,10 @@
-"""Forecast of the loss at the end of a run, from its first part and from finished runs with the same schedule.
+"""Forecast of a run's final loss, from its first part and from finished runs with the same schedule.
 
 Between a given share of a run and its end, ln loss falls by an amount that depends on the schedule and drifts with
-size. This fall is predicted from finished runs at the same share, by a line in ln of what varies among them
-(parameters, data, structures seen, learning rate, batch). The interval is Student's prediction interval for a new run.
-Without finished runs of the same schedule there is no prediction: the fall caused by the decay of the learning rate
-cannot be seen before the decay.
+size. This fall is predicted from the falls of finished runs at the same share, by a line in ln of the quantities that
+vary among them (parameters, data, structures seen, learning rate, batch). The interval is Student's prediction interval
+for a new run. Without finished runs of the same schedule there is no forecast, since the decay of the learning rate
+causes a fall that cannot be seen before it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DIALS = ("lr", "batch")
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast of the loss at the end of a run; `reason` says why there is none."""
+    """Forecast of the final loss of a run, or the `reason` why there is none."""
 
     share: float
     """Share of the run that is done"""
     loss: float
-    """Loss of the last validation"""
+    """Loss at the last validation"""
     predicted: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
@@ -53,10 +53,10 @@ class Forecast:
 
 
 def forecast(run: Curve, finished: Sequence[Curve], level: float = LEVEL) -> Forecast:
-    """Forecast the loss at the end of `run` from `finished` runs of its architecture and schedule.
+    """Predict the final loss of a run in progress from `finished` runs of the same architecture and schedule.
 
-    `run.share` ends with the share that is done so far, whereas `run.size` is that of the completed run. The curves of
-    finished runs end at the share 1.
+    The last element of `run.share` is the share of the run that is done so far; `run.size` has the values that are
+    expected at its end. The curves of finished runs end at the share 1.
     """
     share, loss = float(run.share[-1]), float(np.exp(run.logs[-1]))
     if share < BEGIN:
@@ -94,7 +94,7 @@ def _within(size: Mapping[str, float], other: Mapping[str, float]) -> bool:
 
 
 def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> str:
-    """Reason why finished runs allow no forecast for this size; empty if they do."""
+    """Reason why finished runs of the sizes `others` allow no forecast for a run of this size; empty if they do."""
     for axis, value in size.items():
         low, high = min(one[axis] for one in others), max(one[axis] for one in others)
         is_outside = not low / (1 + SAME) <= value <= high * (1 + SAME)
@@ -104,10 +104,10 @@ def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) ->
 
 
 def _columns(sizes: Sequence[Mapping[str, float]], new: Mapping[str, float]) -> tuple[Array, Array]:
-    """Design matrix [k, p] of a regression on `sizes`, and its row [p] for the size `new`.
+    """Design matrix [k, p] of a regression on the sizes of k runs, and the row [p] for a run of size `new`.
 
-    The columns are 1 and the centred ln of each quantity that varies. Columns that depend linearly on those before them
-    are left out, such as the structures seen if all runs have the same number of epochs.
+    The columns are 1 and the centred ln of each quantity that varies. A column that depends linearly on earlier columns
+    is left out, such as the structures seen if all runs have the same number of epochs.
     """
     x, row = [np.ones(len(sizes))], [1.0]
     for axis in new:

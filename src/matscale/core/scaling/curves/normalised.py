@@ -1,7 +1,7 @@
-"""Normalised training curves: ln(loss / loss at the end) against the share of the run that is done.
+"""Normalised training curves: ln(loss / final loss) as a function of the share of the run that is done.
 
-Runs with one schedule, stretched to their length, have one normalised curve (Qiu et al., arXiv:2507.02119), except for
-a drift with size, since the share of the floor in the loss changes with size.
+Runs with one schedule, stretched to their length, have the same normalised curve (Qiu et al., arXiv:2507.02119), except
+for a drift with size: the share of the floor in the loss changes with size.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import SAME, Table, groups
 
 SIZES = ("n", "d", "s")
-"""Columns that define a size in a sweep: parameters, data, structures seen in total."""
+"""Columns that define the size of a run: parameters, data, structures seen in total."""
 BEGIN = 0.1
-"""Share of a run at its beginning that is neither compared nor predicted: warm-up."""
+"""Share of a run, at its beginning, that is left out of checks and forecasts: warm-up."""
 TREND = 0.05
-"""p-value below which the noise of curves counts as changing with size."""
+"""p-value below which the noise of curves is taken to change with size."""
 ROUGH = 8
 """Number of points along a run from which its roughness is computed."""
 LEAST = 4
-"""Least number of validations of a run, including the last."""
+"""Least number of validations of a run, the last included."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Training curve of one run."""
+    """Training curve of one run: ln of the loss at each validation, against the share of the run that is done."""
 
     run: str
     size: Mapping[str, float]
-    """Value at the end of the run of each column, such as those of `SIZES`"""
+    """Value at the end of the run of each column that defines its size, such as the columns in `SIZES`"""
     share: Array
     """Share of the run that was done at each validation [m], rising to 1 for a run that is over"""
     logs: Array
     """ln of the loss at each validation [m]"""
 
     def fall(self, share: Array) -> Array:
-        """ln(loss / loss at the last validation) at shares of the run, interpolated linearly between validations."""
+        """Fall of the loss from each `share` of the run to its end, ln(loss / final loss).
+
+        The loss is interpolated linearly between validations.
+        """
         return np.asarray(np.interp(share, self.share, self.logs) - self.logs[-1])
 
 
 def curves(table: Table) -> list[Curve]:
-    """Curves of the finished runs in `table` with `LEAST` or more validations."""
+    """Training curves of the finished runs in `table` that have `LEAST` or more validations."""
     found: list[Curve] = []
     if len(table) == 0:
         return found
@@ -61,20 +64,20 @@ def curves(table: Table) -> list[Curve]:
 
 
 def varying(sizes: Sequence[Mapping[str, float]]) -> list[str]:
-    """Columns of `SIZES` that vary among `sizes` by more than the tolerance `SAME` within one size."""
+    """Names of the quantities of `SIZES` that vary among `sizes`, by more than the tolerance `SAME` of one size."""
     known = [axis for axis in SIZES if all(axis in size for size in sizes)]
     return [axis for axis in known if max(s[axis] for s in sizes) > (1 + SAME) * min(s[axis] for s in sizes)]
 
 
 def groups_of(sizes: Sequence[Mapping[str, float]]) -> list[int]:
-    """Index of each of `sizes` among the distinct sizes in ascending order; all must have the same columns."""
+    """Index of each run's size among the distinct sizes, in ascending order; all runs must have the same quantities."""
     places = list(zip(*(groups(np.array([size[axis] for size in sizes])).tolist() for axis in sizes[0])))
     order = {place: k for k, place in enumerate(sorted(set(places)))}
     return [order[place] for place in places] if places else [0] * len(sizes)
 
 
 def cells(found: Sequence[Curve]) -> list[list[Curve]]:
-    """Curves grouped by size, in the order of the sizes."""
+    """Group curves by the size of their runs, smallest size first."""
     members: dict[int, list[Curve]] = {}
     for label, curve in zip(groups_of([curve.size for curve in found]), found):
         members.setdefault(label, []).append(curve)
@@ -82,11 +85,12 @@ def cells(found: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def relative_noise(x: Array, sizes: Sequence[Sequence[Curve]], at: Array) -> Array:
-    """Noise of curves at the m rows of `at` [m, p], relative to the geometric mean over `sizes`.
+    """Standard deviation of the noise of training curves at m sizes, relative to the geometric mean over k known sizes.
 
-    `x` [k, p] is the design matrix of the k sizes; its first column is 1. The noise is proportional to the roughness of
-    a curve: the second difference along the run of its deviation from the mean curve. ln of the roughness is fitted by
-    a line in x; if it does not change significantly with x, the noise is 1 everywhere.
+    `x` [k, p] is the design matrix of the k sizes, whose first column is 1; `at` [m, p] has the rows of the m sizes.
+    The noise is proportional to the roughness of a curve: the second difference along the run of its deviation from the
+    mean curve. ln of the roughness is fitted by a line in x; if it does not change significantly with x, the noise is 1
+    everywhere.
     """
     share = np.linspace(BEGIN, 1.0, ROUGH)
     shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])

@@ -1,8 +1,8 @@
-"""Forecasts for runs in progress, from the finished runs of the same folder, and runs that can be stopped early.
+"""Forecasts for runs in progress from finished runs of the same folder, and a list of runs that can be stopped early.
 
-A run is hopeless if its predicted final loss lies above that of a finished run of the same size and data with another
-learning rate or batch size. A better run that differs only in its seed is no reason: leaving out bad seeds would bias a
-law.
+A run can be stopped if its predicted final loss lies above that of a finished run of the same size and data with
+another learning rate or batch size. A finished run that differs only in its seed does not count: leaving out bad seeds
+would bias a law.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from matscale.core.scaling.tables.from_runs import validations_of
 from matscale.core.scaling.tables.table import SAME
 
 CERTAIN = 0.99
-"""Level of the forecast's interval that decides whether a run is stopped; high, since a run is checked many times."""
+"""Level of the forecast's interval for the decision to stop a run; it is high, since a run is checked many times."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """Training curve of a run, finished or not, with its group."""
+    """Training curve of a run, finished or not, with the group of runs that it can be compared with."""
 
     path: Path
     group: str
-    """Architecture, schedule, data and loss; only runs of one group predict each other"""
+    """Architecture, schedule, data and loss; forecasts use only runs of one group"""
     curve: Curve
     is_finished: bool
 
 
 @dataclass(frozen=True)
 class Hopeless:
-    """Run whose final loss is predicted to lie above that of a finished run of its size."""
+    """Run that can be stopped: its final loss will lie above that of a finished run of the same size."""
 
     path: Path
     forecast: Forecast
@@ -60,9 +60,9 @@ class Hopeless:
 
 
 def read_running(folders: Sequence[Path]) -> list[Running]:
-    """Read the curves of the `folders` that hold a run with validations.
+    """Read the training curves of those `folders` that hold a run with validations.
 
-    Trunks of cooldowns, pre-training and damaged runs are left out.
+    Trunks of cooldowns, pre-training runs and damaged runs are left out.
     """
     found = []
     for folder in folders:
@@ -99,13 +99,16 @@ def _running(
 
 
 def _share(row: Mapping[str, Any], budget: Mapping[str, Any]) -> float:
-    """Largest used share among the limits of a run's budget, by which the schedule advances."""
+    """Share of a run that is done: the largest used share of any limit of its budget.
+
+    The schedule follows this share.
+    """
     used = (("step", "steps"), ("epoch", "epochs"), ("flops", "max_flops"), ("wall_s", "max_time"))
     return max(float(row[key]) / float(budget[limit]) for key, limit in used if budget.get(limit) is not None)
 
 
 def forecasts(runs: Sequence[Running], level: float = 0.95) -> list[tuple[Running, Forecast]]:
-    """Forecast the end of every run that is not finished."""
+    """Forecast the final loss of each run that is not finished, with intervals of this `level`."""
     return [
         (run, forecast(run.curve, [o.curve for o in runs if o.is_finished and o.group == run.group], level))
         for run in runs
@@ -114,7 +117,7 @@ def forecasts(runs: Sequence[Running], level: float = 0.95) -> list[tuple[Runnin
 
 
 def hopeless(runs: Sequence[Running]) -> list[Hopeless]:
-    """Find the runs that can be stopped early."""
+    """Find runs that can be stopped early, since a finished run of the same size is better than they can become."""
     found = []
     for run, seen in forecasts(runs, CERTAIN):
         rivals = [one for one in runs if one.is_finished and one.group == run.group and _rival(run.curve, one.curve)]
@@ -125,7 +128,6 @@ def hopeless(runs: Sequence[Running]) -> list[Hopeless]:
 
 
 def _rival(one: Curve, other: Curve) -> bool:
-    """Whether two runs have the same size and data but another learning rate or batch size."""
     if one.size.keys() != other.size.keys():
         return False
     differ = {axis for axis in one.size if abs(np.log(one.size[axis] / other.size[axis])) > SAME}

@@ -1,8 +1,8 @@
 """Law of a hyperparameter: the best learning rate or batch size as a power of parameters N and data D, a N^b D^c.
 
-Least squares in logarithms over the optima of sizes, all with the same weight, since optima scatter more between sizes
-than each is uncertain. Intervals are Student's t. Two tests check the power law: terms in (ln N)², (ln D)² and
-ln N ln D, and the prediction of the largest size from the smaller ones.
+The law is fitted by least squares in logarithms to the best values of several sizes. All have the same weight, since
+best values scatter more between sizes than each is uncertain. Intervals are Student's t. Two tests check the power law:
+terms in (ln N)², (ln D)² and ln N ln D, and a prediction of the largest size from the smaller ones.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from matscale.core.scaling.verdict import SIGNIFICANT, WORDS, Reason, too_few
 
 LEARNING_RATE, BATCH = "learning rate", "batch"
 AT_EDGE = 0.1
-"""Largest share of optima at an edge of the values tried; with more, the design is incomplete."""
+"""Largest share of best values that may be an end of the values tried; if more are, the design is incomplete."""
 
 
 @dataclass(frozen=True)
 class DialLaw:
-    """Law a N^b D^c of one hyperparameter (`dial`), with a verdict like that of laws of the loss."""
+    """Law a N^b D^c of one hyperparameter (`dial`), with a verdict and reasons as for a law of the loss."""
 
     dial: str
     a: float
     exponents: Mapping[str, float]
-    """Exponent of each axis (`n`, `d`); empty for a constant"""
+    """Exponent of each axis (`n`, `d`); empty if the best value does not depend on size"""
     intervals: Mapping[str, tuple[float, float]]
     """95 % interval of the exponent of each axis; infinite if there are too few sizes"""
     chances: Mapping[str, float]
-    """p-value of the exponent of each axis against 0 (no trend)"""
+    """p-value of the exponent of each axis, for the hypothesis that it is 0"""
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
     optima: tuple[Optimum, ...]
-    """Optima that the law was fitted to"""
+    """Best values of the sizes that the law was fitted to"""
     scatter: float
-    """Standard deviation of ln of the optima about the law; NaN without a degree of freedom"""
+    """Standard deviation of ln of the best values about the law; NaN without a degree of freedom"""
 
     def value(self, sizes: Mapping[str, float]) -> float:
-        """Value of the hyperparameter at sizes {axis: value}."""
+        """Best value of the hyperparameter that the law gives for a size {axis: value}."""
         return math.exp(math.log(self.a) + sum(b * math.log(sizes[axis]) for axis, b in self.exponents.items()))
 
     @property
@@ -61,7 +61,7 @@ class DialLaw:
 
     @property
     def told(self) -> list[str]:
-        """Lines of text: the verdict first, then reasons, exponents and notes."""
+        """Description in lines: the verdict first, then reasons, exponents and notes."""
         lines = [f"{self.formula}: {self.verdict.upper()}"]
         lines += [f"  because {reason}" for reason in self.reasons]
         for axis, exponent in self.exponents.items():
@@ -77,14 +77,16 @@ class DialLaw:
 
 
 def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialLaw:
-    """Fit the law of a hyperparameter (`dial`) in those of `axes` that vary.
+    """Fit the law of one hyperparameter (`dial`) to its best values: a power of each variable in `axes` that varies.
 
-    Optima at an edge of the values tried are left out if there are others. Raises DataError if no size has losses at
-    several values of the hyperparameter.
+    Best values at an end of the values tried are left out, unless all are. Raises DataError if no size has losses
+    at several values of the hyperparameter.
     """
     there = [one for one in optima if not math.isnan(_of(one, dial))]
     if not there:
-        raise DataError(f"There is no best {dial}: no size has losses at several values of it. Try three or more.")
+        raise DataError(
+            f"The best {dial} is unknown: no size has losses at several values of it. Try three values or more."
+        )
     edges = [one for one in there if dial in one.at_edge]
     used = [one for one in there if dial not in one.at_edge] or there
     y = np.log([_of(one, dial) for one in used])
@@ -128,7 +130,7 @@ def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialL
 
 
 def batch_law(optima: Sequence[Optimum]) -> DialLaw:
-    """Fit the law B(D) of the best batch size, or B(N, D) if the best batch at one D changes significantly with N."""
+    """Fit the law of the best batch size in D, or in N and D if the best value at one D changes clearly with N."""
     alone = dial_law(optima, BATCH, ("d",))
     both = dial_law(optima, BATCH, ("d", "n"))
     if "n" not in both.exponents or both.chances["n"] >= SIGNIFICANT:
@@ -138,7 +140,7 @@ def batch_law(optima: Sequence[Optimum]) -> DialLaw:
 
 @dataclass(frozen=True)
 class _Line:
-    """Least squares of y over `columns`, with a common deviation for each size that widens the intervals.
+    """Least-squares fit of y by `columns`, whose intervals allow for a deviation that all points of a size share.
 
     The variances within and between sizes are estimated from the squares of the residuals and from the squares of the
     sums of residuals over each size (Henderson 1953); degrees of freedom follow Satterthwaite.
@@ -148,16 +150,16 @@ class _Line:
     within: Array
     """Covariance of theta due to deviations within sizes"""
     between: Array
-    """Covariance of theta due to the common deviations of sizes"""
+    """Covariance of theta due to the deviations that all points of a size share"""
     freedom: int
     n_sizes: int
     error: float
-    """Standard deviation of an optimum of a new size about the law; 0 without a degree of freedom"""
+    """Standard deviation of the best value of a new size about the law; 0 without a degree of freedom"""
     squares: float
 
     @classmethod
     def of(cls, columns: Array, y: Array, labels: NDArray[np.int64]) -> _Line:
-        """Fit the line; `labels` [k] is the index of the size of each optimum."""
+        """Fit y by `columns` with least squares; `labels` [k] is the index of the size of each point."""
         theta: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0].astype(np.float64)
         left = y - columns @ theta
         freedom, squares = len(y) - columns.shape[1], float(left @ left)
@@ -178,7 +180,7 @@ class _Line:
         )  # fmt: skip
 
     def _error(self, row: Array, new: bool = False) -> tuple[float, float]:
-        """Standard error of `row` @ theta and its degrees of freedom; with `new`, those of a new optimum at `row`."""
+        """Standard error of the fitted value at `row`, or of a new point there if `new`; and its degrees of freedom."""
         within, between = float(row @ self.within @ row), float(row @ self.between @ row)
         within += self.error**2 if new else 0.0
         total, spare = within + between, max(self.n_sizes - self.within.shape[0], 1)
@@ -192,14 +194,14 @@ class _Line:
         return float(self.theta[j] - half), float(self.theta[j] + half)
 
     def chance(self, j: int) -> float:
-        """p-value of coefficient j against 0."""
+        """p-value of the hypothesis that coefficient number `j` is 0."""
         error, freedom = self._error(np.eye(len(self.theta))[j])
         if self.freedom < 1:
             return 1.0
         return float(2 * stats.t.sf(abs(self.theta[j]) / error, freedom)) if error > 0 else 0.0
 
     def half_width(self, row: Array) -> float:
-        """Half-width of the 95 % interval of a new optimum at `row`."""
+        """Half-width of the 95 % interval of a new point at `row`."""
         error, freedom = self._error(row, new=True)
         return quantile(LEVEL, freedom) * error
 
@@ -209,20 +211,23 @@ def _of(one: Optimum, dial: str) -> float:
 
 
 def _columns(logs: Mapping[str, Array], axes: Sequence[str], count: int) -> Array:
-    """Columns of the regression: 1, and ln of each axis minus its mean [count, 1 + axes]."""
+    """Design matrix [count, 1 + axes]: a column of 1, and ln of each axis minus its mean."""
     return np.column_stack([np.ones(count), *(logs[axis] - logs[axis].mean() for axis in axes)])
 
 
 def _few(sizes: Mapping[str, tuple[int, float]]) -> list[Reason]:
-    """Reasons of trigger b (too few sizes, too small a range), as for laws of the loss.
+    """Reasons against the law if there are too few sizes or their range is too small (trigger b of the verdict).
 
-    `sizes` has the number of sizes and their range in decades for each axis.
+    `sizes` has (number of sizes, range in decades) for each axis.
     """
     return [reason for axis, (n, decades) in sizes.items() for reason in too_few(axis, n, decades)[:1]]
 
 
 def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDArray[np.int64]) -> list[Reason]:
-    """Reason of trigger e if a term of second order is significant at 1 %, corrected for the number of terms."""
+    """Reason against the law if a second-order term in ln N or ln D is significant at 1 % (trigger e of the verdict).
+
+    The p-value is corrected for the number of such terms.
+    """
     pairs = list(combinations_with_replacement(range(len(axes)), 2))
     found = []
     for i, j in pairs:
@@ -240,9 +245,9 @@ def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDA
 
 
 def _missed(columns: Array, used: Sequence[Optimum], axis: str, y: Array) -> list[Reason]:
-    """Reason of trigger f if the largest size is not predicted by the smaller ones.
+    """Reason against the law if the smaller sizes do not predict the largest one (trigger f of the verdict).
 
-    If that size has several optima, the one with the widest prediction interval is tested.
+    If the largest size has several best values, the one with the widest prediction interval is tested.
     """
     labels = groups(np.array([getattr(one, axis) for one in used]))
     kept = labels < labels.max()

@@ -1,8 +1,8 @@
 """Best learning rate and batch size for one model size and amount of data, from the losses of trials.
 
 ln loss near its minimum is a parabola in ln(rate), or a quadratic form in ln(rate) and ln(batch): larger batches need
-larger rates, so both have to be found together. The fit has weights that fall to 0 at a factor of `REACH` from the
-minimum (Cleveland's tricube); it is repeated around the new minimum until that no longer moves.
+larger rates, so both have to be found together. In the fit, the weight of a loss falls to 0 at a factor of `REACH` from
+the minimum (Cleveland's tricube). The fit is repeated around the new minimum until the minimum no longer moves.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import groups
 
 REACH = 8.0
-"""Factor from the best value beyond which a loss has no weight."""
+"""Factor between a tried value and the best value above which its loss has no weight."""
 ROUNDS = 8
-"""Largest number of times that the window is moved to the minimum."""
+"""Largest number of fits, each centred on the minimum of the fit before."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean loss over seeds at one learning rate and batch size."""
+    """Learning rate and batch size that were tried for one size, with the mean loss over seeds."""
 
     n: float
     d: float
@@ -38,7 +38,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Optimum:
-    """Best learning rate and batch size for one model size and amount of data."""
+    """Best learning rate and batch size that were found for one model size and amount of data."""
 
     n: float
     d: float
@@ -46,7 +46,7 @@ class Optimum:
     batch: float
     """Best batch size; NaN if only one was tried"""
     at_edge: tuple[str, ...] = ()
-    """Hyperparameters whose best value is an end of the values tried, or beyond them: `learning rate`, `batch`"""
+    """Hyperparameters (`learning rate`, `batch`) whose best value is an end of the values tried, or may lie beyond"""
 
     @property
     def place(self) -> str:
@@ -54,7 +54,7 @@ class Optimum:
 
 
 def optima(trials: Sequence[Trial]) -> list[Optimum]:
-    """Find the optimum for each n and d that has a finite loss, by ascending n, then d."""
+    """Find the best learning rate and batch size for each n and d with a finite loss, in ascending order of n and d."""
     n = groups(np.array([trial.n for trial in trials])).tolist()
     d = groups(np.array([1.0 if math.isnan(trial.d) else trial.d for trial in trials])).tolist()
     cells: dict[tuple[int, int], list[Trial]] = {}
@@ -65,7 +65,7 @@ def optima(trials: Sequence[Trial]) -> list[Optimum]:
 
 
 def optimum(trials: Sequence[Trial]) -> Optimum:
-    """Find the best learning rate and batch size among trials of one n and d."""
+    """Find the best learning rate and batch size from trials that all have the same n and d."""
     finite = [trial for trial in trials if math.isfinite(trial.loss)]
     best = min(finite, key=lambda trial: trial.loss)
     dials = np.log([[trial.lr, trial.batch] for trial in finite])
@@ -85,7 +85,10 @@ def optimum(trials: Sequence[Trial]) -> Optimum:
 
 
 def _minimum(dials: Array, losses: Array, centre: Array) -> Array | None:
-    """Minimum of a quadratic form through `losses` [k] over `dials` [k, 1 or 2]; None if it has no minimum."""
+    """Minimum of a quadratic form fitted to ln losses [k] over ln of hyperparameters [k, 1 or 2].
+
+    None if the form has no minimum.
+    """
     n = dials.shape[1]
     if n == 0:
         return None

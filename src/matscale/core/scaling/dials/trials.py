@@ -28,20 +28,21 @@ DIALS = {
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
     "batch": ("batch", "batch_size", "bsz", "bs", "global_batch_size", "global_batch", "batch_structures"),
 }
-"""Column headings that are recognised for each hyperparameter."""
+"""Headings of columns that are recognised as each hyperparameter."""
 
 
 def read_trials(
     sources: Sequence[str], columns: Mapping[str, str], architecture: str | None = None
 ) -> tuple[str, list[Trial]]:
-    """Read trials: returns the architecture, and a trial per n, d, learning rate and batch size, averaged over seeds.
+    """Read trials from run folders or a table: returns the architecture and the trials, averaged over seeds.
 
-    Raises ConfigError or DataError if there are no trials, or trials of several architectures.
+    There is one trial for each n, d, learning rate and batch size. Raises ConfigError or DataError if there are no
+    trials, or trials of several architectures.
     """
     paths = [path for source in sources for path in expand(source)]
     files = [path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES]
     if files and (len(paths) > 1):
-        raise ConfigError("Give one table or several run folders: columns of other tables may mean different things.")
+        raise ConfigError("Give run folders or one table: columns of several tables may mean different things.")
     rows = _of_table(files[0], columns) if files else _of_runs(paths, columns)
     names = sorted({row["arch"] for row in rows})
     if architecture is not None and architecture in names:
@@ -50,10 +51,10 @@ def read_trials(
         raise ConfigError(f"There are no runs of {architecture!r}. {did_you_mean(architecture, names)}")
     elif len(names) > 1:
         raise ConfigError(
-            f"There are {len(names)} architectures: {', '.join(names[:5])}. Say which: --arch {names[0]}."
+            f"There are {len(names)} architectures: {', '.join(names[:5])}. Choose one, for example --arch {names[0]}."
         )
     elif architecture is None and names == [""]:
-        raise ConfigError(f"{paths[0]}: names no architecture. Name the one that the law is for: --arch NAME.")
+        raise ConfigError(f"{paths[0]}: no column names the architecture. Say which architecture it is: --arch NAME.")
     return architecture or names[0], _means(rows)
 
 
@@ -73,12 +74,12 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
 def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str, Any]]:
     """Read trials from completed and diverged runs.
 
-    N is the number of non-embedding parameters, d the structures seen.
+    n is the number of non-embedding parameters, d the number of structures seen.
     """
     if columns:
         raise ConfigError(
-            "--map names columns of a table. For runs, n is the number of non-embedding parameters and d that of "
-            "structures seen: leave out --map."
+            "--map works only with a table. For runs, n is the number of non-embedding parameters and d the number of "
+            "structures seen. Leave out --map."
         )
     folders = sorted({run for path in paths for run in find_runs(path)})
     listed = ", ".join(map(str, paths))
@@ -119,11 +120,13 @@ def _of_table(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
             raise ConfigError(f"{path}: has no column {name!r} (for {dial}). {did_you_mean(str(name), headings)}")
     if names["lr"] is None:
         listed = ", ".join(headings[:30])
-        raise DataError(f"{path}: which column is the learning rate? Say --map lr=COLUMN. It has: {listed}.")
+        raise DataError(
+            f"{path}: no column is known to be the learning rate. Say which it is: --map lr=COLUMN. Columns: {listed}."
+        )
     given = {ours: theirs for ours, theirs in columns.items() if ours not in DIALS}
     choice = choose(str(path), [h for h in headings if h not in names.values()], given).names
     if "n" not in choice:
-        raise DataError(f"{path}: which column is the number of parameters? Say --map n=COLUMN.")
+        raise DataError(f"{path}: no column is known to be the number of parameters. Say which it is: --map n=COLUMN.")
     taken = {ours: choice.get(ours) for ours in ("n", "d", "loss")} | names
     texts = [
         Cell(f"{path.name} row {k + 1}", name, record[name])
@@ -150,7 +153,7 @@ def _usual(headings: Sequence[str], dial: str) -> str | None:
 
 
 def _number(place: str, name: str, cell: Any, numerals: Numerals, is_loss: bool) -> float:
-    """Positive number in a cell; for a loss, infinity if it is not finite. Raises DataError with the place."""
+    """Read a positive number from a cell; a loss that is not finite becomes infinity. Raises DataError."""
     try:
         value = numerals.value(cell) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError, OverflowError):

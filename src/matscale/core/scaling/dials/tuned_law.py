@@ -1,4 +1,4 @@
-"""Learning-rate law of an architecture, in the form that a study reads."""
+"""Learning-rate law of an architecture, in the form in which a study reads it from a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matscale.core.study.tune import Tuned, best_batch
 
 @dataclass(frozen=True)
 class Dials:
-    """Laws of the hyperparameters of one architecture, and the learning-rate law made from them."""
+    """Laws of the learning rate and batch size of one architecture, and the learning-rate law that a study reads."""
 
     lr: DialLaw
     batch: DialLaw | None
@@ -25,12 +25,12 @@ class Dials:
 
     @property
     def told(self) -> list[str]:
-        """Lines of text for people."""
+        """Description of the laws in lines of text."""
         return [*self.lr.told, *(self.batch.told if self.batch else [])]
 
 
 def of_trials(trials: Sequence[Trial]) -> Dials:
-    """Fit laws to the optima of every n and d. Raises DataError if there is no optimum."""
+    """Fit the laws of learning rate and batch size to trials. Raises DataError if no trial has a finite loss."""
     if not any(math.isfinite(trial.loss) for trial in trials):
         raise DataError("No trial has a finite loss. Try lower learning rates.")
     found = optima(trials)
@@ -41,10 +41,10 @@ def of_trials(trials: Sequence[Trial]) -> Dials:
 
 
 def of_tuned(results: Sequence[Tuned], count: str = "non_embedding") -> Dials:
-    """Fit laws to the results of a tuning.
+    """Fit the laws of learning rate and batch size to the runs of `matscale tune`.
 
-    If both the batch size and the amount of data varied, each of learning rate and batch size gets a law. Otherwise the
-    learning rate gets one, at the batch size that is best over all model sizes.
+    If both the batch size and the amount of data varied, there is a law of each. Otherwise there is only a law of the
+    learning rate, at the batch size that is best over all model sizes.
     """
     batches = {result.batch for result in results}
     has_lengths = any(len({result.data for result in results if result.batch == one}) > 1 for one in batches)

@@ -33,7 +33,7 @@ PARAMETERS = ("A", "alpha", "tau", "sigma")
 
 
 def mixed_law(power: Law) -> Law:
-    """Mixed law made from the power law: one exponent, and an offset for each group."""
+    """Form of the mixed law, derived from the power law: one exponent, and a random offset for each group."""
     return replace(
         power,
         name="mixed",
@@ -46,7 +46,7 @@ def mixed_law(power: Law) -> Law:
 
 @dataclass(frozen=True)
 class Points:
-    """Mean ln loss for each group and size."""
+    """Points of a mixed law: the mean ln loss of each group at each size."""
 
     x: Array
     """ln of the variable [k]"""
@@ -60,7 +60,7 @@ class Points:
 
     @property
     def groups(self) -> tuple[list[str], NDArray[np.int64]]:
-        """Names of the groups, and the index of the group of each point."""
+        """Names of the groups, and the index of the group of each point [k]."""
         return numbered(self.names)
 
     @property
@@ -71,7 +71,7 @@ class Points:
         return Points(self.x[chosen], self.y[chosen], self.names[chosen])
 
     def columns(self, frame: Frame) -> Array:
-        """Design matrix of the regression [k, 2]: 1 and the centred -ln x."""
+        """Design matrix of the regression [k, 2]: a column of 1, and -ln x minus its mean."""
         return rows(self.x, frame)
 
     def fit(self, frame: Frame) -> RandomOffsets:
@@ -79,12 +79,12 @@ class Points:
 
 
 def rows(x: Array, frame: Frame) -> Array:
-    """Design matrix [k, 2]: 1 and the centred -ln x, whose coefficients are ln A and alpha."""
+    """Design matrix [k, 2] at ln x [k]: a column of 1 with the coefficient ln A, the centred -ln x with alpha."""
     return np.column_stack([np.ones_like(x), frame.x[0] - x])
 
 
 def fit_mixed(table: Table, power: Law, axis: str, target: str = "loss", at: float | None = None) -> Fit:
-    """Fit the mixed law in `axis` to all architectures of `table`. Raises DataError for too few groups or sizes."""
+    """Fit the mixed law in `axis` to all architectures of a table. Raises DataError for too few groups or sizes."""
     runs = table.ends()
     if not runs.has(axis):
         raise DataError(f"The table has no column {axis} ({AXES[axis]}). Map one with --map {axis}=COLUMN.")
@@ -133,9 +133,9 @@ def fit_mixed(table: Table, power: Law, axis: str, target: str = "loss", at: flo
 
 
 def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
-    """Runs with one value of the other variable; all runs if each group has a single value of it.
+    """Choose the runs at one value of the other variable; all runs, if each group has a single value of it.
 
-    The offset of a group then includes the effect of that value.
+    In the second case, the offset of a group includes the effect of its value.
     """
     if at is not None:
         return slice_of(runs, axis, at)
@@ -145,7 +145,7 @@ def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
 
 
 def _points(runs: Table, axis: str) -> tuple[Points, Table]:
-    """Means per group and size, and the runs behind them; outliers among seeds are left out."""
+    """Mean ln loss per group and size, and the runs behind the means; outliers among seeds are left out."""
     if len(runs) == 0:
         raise DataError("There is nothing to fit: all rows were excluded.")
     names = runs.architectures
@@ -158,14 +158,14 @@ def _points(runs: Table, axis: str) -> tuple[Points, Table]:
 
 
 def check_groups(points: Points) -> None:
-    """Raises DataError if the groups are too few or too small to tell offsets from residuals."""
+    """Raises DataError if there are too few groups, or too few points per group, to tell offsets from residuals."""
     names, number = points.groups
     counts = np.bincount(number)
     spare = len(points) - len(names)
     if len(names) < 2:
         raise DataError(
-            f"The mixed law needs several groups, but all rows are of one ({names[0] or 'without a name'}). Say which "
-            "column names the groups, with --map arch=COLUMN, or fit one law: --law power."
+            f"The mixed law needs several groups, but all rows belong to one ({names[0] or 'without a name'}). Say "
+            "which column names the groups, with --map arch=COLUMN, or fit one law: --law power."
         )
     if spare == 0:
         raise DataError(
@@ -183,7 +183,7 @@ def check_groups(points: Points) -> None:
 
 
 def _values(found: RandomOffsets, frame: Frame) -> tuple[float, ...]:
-    """Values of the parameters A, alpha, tau, sigma."""
+    """Values of the parameters (A, alpha, tau, sigma) in the original units of x and L."""
     alpha = float(found.beta[1])
     return float(np.exp(found.beta[0] + frame.y + alpha * frame.x[0])), alpha, found.tau, found.sigma
 
@@ -200,7 +200,7 @@ def _intervals(found: RandomOffsets, frame: Frame) -> dict[str, tuple[float, flo
 
 
 def _spread(law: Law, found: RandomOffsets, frame: Frame) -> Spread:
-    """Uncertainty of the law of a typical group; a new size belongs to a new group."""
+    """Uncertainty of the law of a typical group, for predictions of new sizes of new groups."""
     scatter = float(np.hypot(found.tau, found.sigma))
     return Spread(law, found.beta, frame, found.covariance(), scatter, len(found.counts) - 1)
 
@@ -214,7 +214,10 @@ def _offsets(names: list[str], found: RandomOffsets) -> tuple[Offset, ...]:
 
 
 def hold_out(points: Points, axis: str) -> list[HeldOut]:
-    """Predict the largest point (the two largest of eight sizes or more) from the others and its group's offset."""
+    """Predict the largest point from the other points and the offset of its group, as a test of the mixed law.
+
+    If there are eight sizes or more, the two largest points are predicted.
+    """
     k = 2 if points.n_sizes >= 8 else 1
     top = np.argsort(points.x, kind="stable")[-k:]
     kept = np.ones(len(points), dtype=bool)
@@ -250,7 +253,7 @@ def _reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """Reasons of triggers b to i against the mixed law; `matscale.core.scaling.verdict` explains the triggers."""
+    """Reasons against the mixed law, from triggers b to i of the verdict (see `matscale.core.scaling.verdict`)."""
     reasons = too_few(axis, points.n_sizes, float(np.ptp(points.x) / np.log(10)))
     if reasons:
         return reasons
@@ -271,7 +274,7 @@ def _reasons(
 
 
 def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Reason]:
-    """Reason of trigger d if leaving out one group changes alpha too much."""
+    """Reason against the law, if alpha changes too much without one of the groups (trigger d of the verdict)."""
     names = points.groups[0]
     moved: list[tuple[float, str]] = []
     for name in names:
@@ -290,7 +293,10 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
 
 
 def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int) -> tuple[Array, float]:
-    """Fit with one more column `extra`: coefficients, and p-value of the last one (t-test at the fitted lambda)."""
+    """Fit the regression with one more column `extra`, at the fitted ratio of variances.
+
+    Returns the coefficients, and the p-value of the last one (t-test).
+    """
     columns = whiten(np.column_stack([points.columns(frame), extra]), points.groups[1], ratio)[0]
     y = whiten(points.y - frame.y, points.groups[1], ratio)[0]
     found, _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-8)
@@ -302,7 +308,7 @@ def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int
 
 
 def _bent(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reason]:
-    """Reason of trigger e if a term in (ln x)² beside the law is significant."""
+    """Reason against the law, if a term in (ln x)² is significant (trigger e of the verdict)."""
     (_, _, bend), p = _with(points, frame, ratio, (points.x - frame.x[0]) ** 2, len(points) - 3)
     if p >= SIGNIFICANT:
         return []
@@ -311,7 +317,10 @@ def _bent(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reaso
 
 
 def _slopes_of_groups(points: Points, half: float) -> list[Reason]:
-    """Reason of trigger e if groups of three or more points have different slopes (analysis of covariance)."""
+    """Reason against the law, if groups of three or more points have different slopes (trigger e of the verdict).
+
+    The test is an analysis of covariance.
+    """
     number = points.groups[1]
     counts = np.bincount(number)
     x = points.x - (np.bincount(number, points.x) / counts)[number]
@@ -336,7 +345,10 @@ def _slopes_of_groups(points: Points, half: float) -> list[Reason]:
 
 
 def _between(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reason]:
-    """Reason of trigger g if the slope between the means of groups differs from that within groups (Mundlak 1978)."""
+    """Reason against the law, if the slope between the means of groups differs from that within groups (trigger g).
+
+    The test is that of Mundlak (1978).
+    """
     names, number = points.groups
     if len(names) < 4:
         return []

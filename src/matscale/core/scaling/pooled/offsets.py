@@ -1,4 +1,4 @@
-"""Offsets of groups from one law that is fitted to all of them."""
+"""Offsets of groups: how much the losses of each group differ from one law that is fitted to all groups."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Offset:
 
     @property
     def word(self) -> str:
-        """Word for the side of the law, `below` or `above`; empty if the interval contains both."""
+        """Side of the law on which the group lies: `below` or `above`; empty if the interval contains both sides."""
         return "below" if self.high < 1 else "above" if self.low > 1 else ""
 
     def plain(self) -> dict[str, object]:
@@ -45,25 +45,28 @@ class Offset:
 
 
 def pool(table: Table) -> Table:
-    """Copy of a table whose rows all count as one architecture. Raises ConfigError if the table has only one."""
+    """Copy of a table in which all rows count as one architecture. Raises ConfigError if there is only one anyway."""
     names = table.architectures
     if len(names) < 2:
         named = f" ({names[0]})" if any(names) else ""
         raise ConfigError(
-            f"There is nothing to pool: all rows are of one architecture{named}. Leave out "
-            "--pool, or say which column names the groups: --map arch=COLUMN."
+            f"--pool: all rows belong to one architecture{named}, so there is nothing to pool. Leave out --pool, or "
+            "say which column names the groups: --map arch=COLUMN."
         )
     one = np.full(len(table), everyone(len(names)))
     return replace(table, words={**table.words, GROUP: table.words["arch"], "arch": one})
 
 
 def everyone(n_groups: int) -> str:
-    """Name of the pooled groups, for laws over all of them."""
+    """Name that stands for all groups in a law that is fitted to all of them."""
     return f"all {n_groups:,} groups"
 
 
 def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
-    """Mean of `values` per group and size: arrays [k] of group, mean ln size and mean value, sorted by group."""
+    """Average `values` over each group and size: returns the group, the mean ln size and the mean value of each [k].
+
+    They are sorted by group.
+    """
     size = groups(np.exp(x))
     place: dict[tuple[str, int], list[int]] = {}
     for row, key in enumerate(zip(names.tolist(), size.tolist())):
@@ -74,17 +77,17 @@ def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
 
 
 def numbered(names: Words) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct names, and the index of each row's name among them."""
+    """Distinct names, and the index among them of the name of each row."""
     distinct, number = np.unique(names, return_inverse=True)
     return distinct.tolist(), number.astype(np.int64)
 
 
 def alike(names: Words, residuals: Array) -> tuple[float, float]:
-    """Test whether residuals are correlated within groups: returns (p-value, variance inflation).
+    """Test whether residuals are correlated within groups: returns the p-value, and the variance inflation.
 
-    The test is an analysis of variance over the groups with two or more residuals. The inflation is Kish's
-    1 + (m - 1) rho, with m the mean number of residuals in a group and rho their correlation. p is 1 if no test is
-    possible.
+    The test is an analysis of variance over the groups with two or more residuals; p is 1 if no test is possible. The
+    variance inflation is Kish's 1 + (m - 1) rho, where m is the mean number of residuals in a group and rho their
+    correlation.
     """
     number = numbered(names)[1]
     counts = np.bincount(number)
@@ -105,5 +108,5 @@ def alike(names: Words, residuals: Array) -> tuple[float, float]:
 
 
 def ordered(offsets: Sequence[Offset]) -> tuple[Offset, ...]:
-    """Offsets in ascending order."""
+    """Sort offsets of groups, the lowest first."""
     return tuple(sorted(offsets, key=lambda one: one.ratio))

@@ -1,4 +1,4 @@
-"""One law for all groups of a table, with the offset of each group from it."""
+"""One law for all groups of a table, with the offset of each group from the law."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matscale.core.scaling.tables.table import GROUP, Words
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, verdict
 
 CARRIED = ("size means", "runs")
-"""Kinds of points for which offsets of groups are computed; a frontier has few groups, isoFLOP optima have none."""
+"""Kinds of points for which offsets of groups are computed. A frontier has too few groups, isoFLOP optima have none."""
 
 
 def with_groups(fit: Fit) -> Fit:
     """Add the offset of each group to the fit of a pooled table.
 
-    Reject the law if residuals are correlated within groups.
+    The law is rejected if residuals are correlated within groups.
     """
     if GROUP not in fit.table.words or fit.points not in CARRIED:
         return fit
@@ -34,9 +34,9 @@ def with_groups(fit: Fit) -> Fit:
 
 
 def _residuals(fit: Fit) -> tuple[Words, Array, Array]:
-    """Arrays of group [k], ln of the variables [k, axes] and residual ln(found / law) [k].
+    """Residuals of a pooled law: arrays of the group [k], ln of the variables [k, axes] and ln(measured / law) [k].
 
-    A law in one variable has one residual per group and size, a law in several has one per run.
+    There is one residual per group and size for a law in one variable, and one per run for a law in several.
     """
     names, table = fit.table.words[GROUP], fit.table
     x = np.log(np.stack([table[axis] for axis in fit.axes], axis=-1))

@@ -21,19 +21,19 @@ from matscale.core.scaling.law import Array
 
 LAMBDAS = np.geomspace(1e-4, 1e9, 161)
 NEGLIGIBLE = 1e-5
-"""Least relative weight of a lambda in the averages."""
+"""Relative weight of a lambda below which it is left out of the averages."""
 EXACT = 1e-22
-"""Squares of residuals of ln L below this are rounding errors."""
+"""Square of a residual of ln L below which there are only rounding errors."""
 
 
 @dataclass(frozen=True)
 class RandomOffsets:
-    """Result of a regression with random offsets: estimates, and values at every plausible lambda [m]."""
+    """Result of a regression with random offsets: the estimates, and values at each of m plausible lambdas."""
 
     beta: Array
     """Coefficients [p] at the most likely lambda"""
     offsets: Array
-    """Offset of each group [g] at that lambda, shrunk towards 0 by the share that noise explains"""
+    """Offset of each group [g] at the most likely lambda, shrunk towards 0 by the share that noise explains"""
     tau: float
     """Standard deviation of the offsets"""
     sigma: float
@@ -42,7 +42,7 @@ class RandomOffsets:
     """Number of points minus number of coefficients"""
     lambdas: Array
     weights: Array
-    """Weight of each lambda in the averages; they sum to 1"""
+    """Weight of each lambda in the averages [m]; they sum to 1"""
     betas: Array
     """Coefficients at each lambda [m, p]"""
     inverse: Array
@@ -59,13 +59,15 @@ class RandomOffsets:
     """Whether tau = 0 is compatible with the points"""
 
     def shrinkage(self) -> Array:
-        """Shrinkage factor [m, g]: the share of a group's mean residual that counts as its offset."""
+        """Share of a group's mean residual that counts as its offset, at each of m lambdas for g groups [m, g]."""
         return np.asarray(self.lambdas[:, None] * self.counts / (1 + self.lambdas[:, None] * self.counts))
 
     def of_line(self, at: Array, level: float, group: int | None = None, new: bool = False) -> tuple[Array, Array]:
-        """Interval (low, high) of the line at rows `at` [k, p] of X, for `group` or, if None, for a typical group.
+        """Interval (low, high) of the fitted line at the rows `at` [k, p] of a design matrix.
 
-        With `new`, the prediction interval of a new point of `group` or, if None, of a new group.
+        For a `group`, given by its index, this is the line of the group; otherwise, it is the line of a typical group.
+        With `new`, the interval is that of a prediction: for a new point of the group or, without `group`, of a new
+        group.
         """
         centre, variance = self.betas @ at.T, np.einsum("kp,mpq,kq->mk", at, self.inverse, at)
         if group is not None:
@@ -104,13 +106,13 @@ class RandomOffsets:
         return np.asarray(inner + np.einsum("m,mp,mq->pq", self.weights, about, about))
 
     def _left(self, group: int) -> Array:
-        """Variance of an offset given the points of its group, in units of sigma² [m, 1]."""
+        """Variance of the offset of a group that remains once its points are known, in units of sigma² [m, 1]."""
         return np.asarray(self.lambdas / (1 + self.lambdas * self.counts[group]))[:, None]
 
     def _ends(self, centre: Array, variance: Array, level: float) -> tuple[Array, Array]:
-        """Quantiles of a weighted average of Student's t distributions [k], by bisection.
+        """Quantiles (low, high) of averages of Student's t over the m lambdas, by bisection; both [k].
 
-        `centre`, `variance` are [m, k].
+        `centre` and `variance` [m, k] are those of the distributions.
         """
         scale = np.sqrt(np.maximum(variance * self.squares[:, None] / self.freedom, 1e-300))
         reach = 40 * scale.max(axis=0) + np.ptp(centre, axis=0)
@@ -125,7 +127,7 @@ class RandomOffsets:
         return ends[0], ends[1]
 
     def _deviation(self, factors: Array, level: float) -> tuple[float, float]:
-        """Quantiles of sqrt(factors sigma²), with sigma² = squares / chi-square."""
+        """Quantiles (low, high) of the square root of `factors` times sigma²; sigma² = squares / chi-square."""
         ends = []
         for share in (0.5 - level / 2, 0.5 + level / 2):
             low, high = -60.0, 20.0
@@ -138,9 +140,9 @@ class RandomOffsets:
 
 
 def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
-    """Multiply `values` [k, ...] by H^(-1/2) for each lambda of `ratio` [m]: returns [m, k, ...].
+    """Multiply `values` [k, ...] by the matrix H^(-1/2) for each of m values of lambda in `ratio`: returns [m, k, ...].
 
-    H [k, k] is the identity plus lambda for every two points of the same group.
+    H [k, k] is the identity, plus lambda in each element whose two points belong to one group.
     """
     counts = np.bincount(group)
     sums = np.stack([np.bincount(group, column) for column in values.reshape(len(group), -1).T], axis=1)
@@ -150,8 +152,9 @@ def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
 
 
 def random_offsets(columns: Array, y: Array, group: NDArray[np.int64]) -> RandomOffsets:
-    """Fit `y` [k] by `columns` [k, p] and a random offset per group; `group` [k] numbers them from 0, without gaps.
+    """Fit `y` [k] by `columns` [k, p] and a random offset for each group, by restricted maximum likelihood.
 
+    `group` [k] is the index of the group of each point, from 0 and without gaps.
     >>> x, group = np.tile(np.arange(4.0), 3), np.repeat(np.arange(3), 4)
     >>> y = 2 - 0.5 * x + np.array([-1.0, 0.0, 1.0])[group] + 0.01 * np.cos(7.0 * np.arange(12))
     >>> found = random_offsets(np.column_stack([np.ones(12), x]), y, group)
@@ -187,7 +190,11 @@ def random_offsets(columns: Array, y: Array, group: NDArray[np.int64]) -> Random
 
 
 def _restricted(columns: Array, y: Array, group: NDArray[np.int64], ratio: Array) -> tuple[Array, Array, Array, Array]:
-    """(coefficients, inverse of Xᵀ H⁻¹ X, residual squares, ln of the restricted likelihood) for each lambda."""
+    """Fit at each lambda of `ratio`, by restricted maximum likelihood.
+
+    Returns the coefficients, the inverse of Xᵀ H⁻¹ X, the residual sums of squares, and ln of the restricted
+    likelihood.
+    """
     x, right = whiten(columns, group, ratio), whiten(y, group, ratio)
     inner = np.swapaxes(x, 1, 2) @ x
     inverse = np.linalg.inv(inner)

@@ -1,7 +1,7 @@
-"""Errors of the baselines for the runs that a law is fitted to, on the same validation part.
+"""Errors of simple baselines for the runs that a law is fitted to, on the same validation part.
 
-Baselines are fitted on the training part of the run with most data, where they are best. They are measured once and
-kept in that run's folder as `baseline_errors.json`.
+Baselines are fitted on the training part of the run with most data, where they are best. Their errors are measured once
+and kept in that run's folder as `baseline_errors.json`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 
 FILE = "baseline_errors.json"
 SIGNED = frozenset({"forces_cos"})
-"""Keys in the output of `matscale baselines` that are no errors and may be negative."""
+"""Keys in the output of `matscale baselines` that are not errors and may be negative."""
 
 Errors = dict[str, dict[str, float]]
 
 
 def with_baselines(table: Table) -> tuple[Table, str]:
-    """Add the baselines of its runs to a table; the second value says why there are none, and is empty if there are."""
+    """Add the errors of baselines to a table of runs; also return the reason if there are none, else an empty text."""
     folders = [Path(folder) for folder in table.facts.get("folders", ())]
     if table.baselines or not folders:
         return table, "" if table.baselines else "no baselines are known for a table: give them with --baselines FILE"
@@ -42,13 +42,16 @@ def with_baselines(table: Table) -> tuple[Table, str]:
 
 
 def read_baselines(path: Path) -> Errors:
-    """Read baselines from a JSON file.
+    """Read the errors of baselines from a JSON file.
 
-    It holds {name: {error: value}}, as `matscale baselines --json` prints it, or {name: loss}.
+    The file holds {name: {error: value}}, as `matscale baselines --json` prints it, or {name: loss}.
     """
     values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
     if not isinstance(values, Mapping):
-        raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
+        raise DataError(
+            f"{path}: holds {type(values).__name__} instead of an object with baselines by name. "
+            "Make the file with: matscale baselines --data D --json."
+        )
     return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name not in (DIGEST, OF)}
 
 
@@ -58,11 +61,14 @@ def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
     for key, value in numbers.items():
         if not (math.isfinite(value) and (value >= 0 or key in SIGNED)):
             raise DataError(
-                f"{path}: baseline {name!r} has {key} = {value}, and errors are finite and not negative. Measure "
+                f"{path}: baseline {name!r} has {key} = {value}, but an error must be finite and not negative. Measure "
                 "again: matscale baselines --data D --json."
             )
     if not numbers:
-        raise DataError(f"{path}: baseline {name!r} has no number: {errors!r}.")
+        raise DataError(
+            f"{path}: baseline {name!r} has no number: {errors!r}. Give a number, or an object with a number for "
+            "each error."
+        )
     return numbers
 
 
@@ -73,7 +79,7 @@ def _largest(folders: list[Path]) -> Path:
 
 
 def measured(folder: Path) -> Errors:
-    """Errors of the baselines on the run's validation part, read from its folder or measured now."""
+    """Errors of the baselines on a run's validation part, read from the run's folder or, if absent, measured now."""
     path, of = folder / FILE, baselines_for(read_info(folder), read_toml(folder / CONFIG))
     if path.exists():
         try:

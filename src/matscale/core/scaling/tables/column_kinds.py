@@ -1,4 +1,4 @@
-"""Kinds of columns of a log, by the words of their headings and by their values: names, counts, times, settings."""
+"""Tell kinds of columns of a log apart by their headings and values: names of runs, counts, times, settings."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ DATE = re.compile(
 
 
 def names_apart(values: Sequence[Any]) -> bool:
-    """Whether names are more than the numbers of the rows."""
+    """Whether values may be names of runs, and not just the numbers 1, 2, 3, ... of the rows."""
     numbers = [_number(value) for value in values]
     return not all(a is not None and b is not None and b == a + 1 for a, b in pairwise(numbers)) or len(values) < 2
 
 
 def may_name_runs(name: str, values: Sequence[Any]) -> bool:
-    """Whether a column of text, or one whose heading speaks of names or numbers of runs, has several values."""
+    """Whether a column may name the runs of a log: it has several values, and is text or has a fitting heading."""
     is_text = any(isinstance(v, str) and v.strip() and _number(v) is None and not is_date(v) for v in values)
     return 1 < len(set(map(str, values))) < len(values) and (is_text or bool(words_of(name) & _NAMES))
 
 
 def counts_up(values: Sequence[Any]) -> bool:
-    """Whether values are whole numbers that rise evenly."""
+    """Whether values are whole numbers that rise by the same step from row to row."""
     numbers = [_number(value) for value in values]
     known = [number for number in numbers if number is not None and math.isfinite(number) and number == int(number)]
     steps = {b - a for a, b in pairwise(known)}
@@ -89,7 +89,7 @@ def _number(value: Any) -> float | None:
 
 
 def _parts_of_date(text: str) -> list[int]:
-    """Numbers of a date in their order; names of months and hours in the afternoon are converted."""
+    """Numbers in a date, in the order of the text; names of months and hours with am or pm are converted."""
     text = _MONTH.sub(lambda month: str(_MONTHS.index(month[1].lower()) + 1), text)
     parts = [int(part) for part in re.findall(r"\d+", text)[:8]]
     half = re.search(r"\b\d\d?(?=:)[\d:.]*\s*([ap])\.?m\b", text, re.IGNORECASE)
@@ -99,7 +99,7 @@ def _parts_of_date(text: str) -> list[int]:
 
 
 def is_date(value: Any) -> bool:
-    """Whether a text has a date or a time of day."""
+    """Whether a value has the form of a date or a time of day."""
     return DATE.search(str(value)) is not None
 
 
@@ -119,7 +119,7 @@ def is_ordered(values: Sequence[Any]) -> bool:
 
 
 def is_counted(values: Sequence[Any]) -> bool:
-    """Whether most values are distinct numbers; a resumed run has some steps twice."""
+    """Whether most values are distinct numbers; some may occur twice, since a resumed run repeats some steps."""
     numbers = {number for value in values if (number := _number(value)) is not None}
     return len(numbers) > 2 and 2 * len(numbers) > len(values)
 
@@ -131,5 +131,5 @@ def is_loss(name: str) -> bool:
 
 
 def is_metric(name: str) -> bool:
-    """Whether a heading names something that was measured."""
+    """Whether a heading names a measured quantity: a loss, an error or a time."""
     return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))

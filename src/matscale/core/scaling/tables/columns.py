@@ -1,4 +1,4 @@
-"""Choose the columns of a table by usual names and units in headings, and describe the choice."""
+"""Choose which columns of a file are n, d, loss, ... by names and units in their headings; describe the choice."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ KNOWN = {
     "e": ("e", "experts", "num_experts"),
     "definition": ("definition",),
 }
-"""Column of a `Table` -> headings that files use for it, the documented meaning first.
+"""Headings that are recognised as each column of a `Table`, the documented meaning first.
 
-Case, blanks and punctuation are ignored: `_step` and `trainer/global_step` are among them.
+Case, blanks and punctuation are ignored: `_step` and `trainer/global_step` are recognised, too.
 """
 WORDS = ("arch", "seed", "run", "definition")
 NON_EMBEDDING = re.compile(r"(?!.*(flop|compute|loss))(.*_)?(non|no|without|wo|excl|excluding|minus)_?emb")
 TRAIN_LOSS = re.compile(r"train.*(loss|mae|rmse|mse|error)|(loss|mae|rmse|mse|error)_train")
 PARTS = ("split", "phase", "tag", "metric", "variable", "subset", "partition", "target", "quantity", "property")
-"""Columns that say which quantity a row holds; losses of two parts of the data are two quantities."""
+"""Headings of columns that say which quantity a row holds; losses of two parts of the data are two quantities."""
 SCALES = {
     **dict.fromkeys(("k", "K", "thousand", "thousands"), 1e3),
     **dict.fromkeys(("M", "million", "millions", "mio", "Mio"), 1e6),
@@ -67,7 +67,7 @@ SCALES = {
     **{f"{letter}FLOP{s}": 10.0**p for letter, p in zip("kMGTPEZ", range(3, 22, 3)) for s in ("", "s", "S")},
     **dict.fromkeys(("PF-days", "PFLOP/s-days", "PFLOPs-days", "petaflop/s-days", "petaflop-days"), 8.64e19),
 }
-"""Unit of a count in a heading -> factor."""
+"""Factor of each unit of a count in a heading."""
 NOUNS = frozenset(
     (
         "params",
@@ -101,23 +101,23 @@ _WIDE = (
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """Choice of the columns of a file for the columns of a `Table`."""
+    """Choice of the columns of a file that are used as the columns of a `Table`."""
 
     names: dict[str, str]
-    """Column of the table -> column of the file"""
+    """Chosen column of the file, by the column of the table"""
     beside: dict[str, list[str]]
-    """Column of the table -> other columns of the file that fit it"""
+    """Other columns of the file that would fit, by the column of the table"""
     guessed: frozenset[str]
     """Columns of the table that the user has not mapped"""
 
     @property
     def text(self) -> str:
-        """Text of the choice: `n = non_embedding (params is there too), loss = val_loss`."""
+        """Text that states the choice: `n = non_embedding (params is there too), loss = val_loss`."""
         return ", ".join(f"{ours} = {theirs}{self._told(ours)}" for ours, theirs in self.names.items())
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a column was guessed from an unusual name, or had several candidates."""
+        """Whether some column was recognised by an unusual name, or other columns would fit as well."""
         return any(self.names[ours].lower() != ours or self.beside.get(ours) for ours in self.guessed & {*self.names})
 
     def _told(self, ours: str) -> str:
@@ -125,20 +125,23 @@ class ColumnChoice:
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
 
     def without_run(self) -> ColumnChoice | None:
-        """Choice with the next column that may name the run; None if there is none."""
+        """Choice with another column as the name of the run: the next that fits, or none.
+
+        If none fits, the choice has no column of the run.
+        """
         others = self.beside.get("run", [])
         names = {k: v for k, v in self.names.items() if k != "run"} | ({"run": others[0]} if others else {})
         return ColumnChoice(names, {**self.beside, "run": others[1:]}, self.guessed)
 
 
 SHORT = {f"{name}_mae": name for name in ("energy", "forces", "stress")}
-"""Errors as runs call them (`--target forces` asks for `forces_mae`) -> names that tables give them."""
+"""Names that tables use for errors, by the names in records of runs (`--target forces` asks for `forces_mae`)."""
 
 
 def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> ColumnChoice:
-    """Choose the columns of a file for a table.
+    """Choose the columns of a file that are used as the columns of a `Table`.
 
-    Raises ConfigError for a mapped column that the file lacks, DataError if no column is the loss or a size.
+    Raises ConfigError for a mapped column that the file lacks, and DataError if no column is the loss or a size.
     """
     columns = {ours: SHORT.get(theirs, theirs) if theirs not in found else theirs for ours, theirs in columns.items()}
     for ours, theirs in columns.items():
@@ -151,10 +154,12 @@ def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Colu
     names = {**{ours: those[0] for ours, those in guessed.items()}, **columns}
     if "loss" not in names:
         _refuse_wide(place, found)
-        raise DataError(f"{place} row 1: which column is the loss? Say --map loss=COLUMN. It has: {_listed(found)}.")
+        raise DataError(
+            f"{place} row 1: which column is the loss? Name it: --map loss=COLUMN. Columns: {_listed(found)}."
+        )
     if not set(names) & set(AXES):
         raise DataError(
-            f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {_listed(found)}."
+            f"{place} row 1: which column is the size? Name it: --map n=COLUMN (or d, c). Columns: {_listed(found)}."
         )
     _refuse_embeddings(place, found, names, columns)
     _refuse_active(place, found, names, columns)
@@ -169,19 +174,20 @@ def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str
     embeddings = next((name for name in found if _EMBEDDINGS.fullmatch(plain_name(name, is_count=True))), None)
     if embeddings is not None:
         raise DataError(
-            f"{place}: has {theirs} and {embeddings}, and n is the number of parameters without embeddings. Write a "
-            f"column non_embedding ({theirs} minus {embeddings}), or say --map 'n={theirs}' if it holds none of them."
+            f"{place}: has the columns {theirs} and {embeddings}; n must be the number of parameters without "
+            f"embeddings. Add a column non_embedding ({theirs} minus {embeddings}), or say --map 'n={theirs}' if "
+            f"{theirs} does not include embeddings."
         )
 
 
 def _refuse_active(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
-    """Raises DataError if the file has both all parameters of a mixture of experts and the active ones."""
+    """Raises DataError if a file has two numbers of parameters of a mixture of experts: all, and active ones."""
     theirs = names.get("n")
     active = next((name for name in found if _ACTIVE.fullmatch(plain_name(name, is_count=True))), None)
     if theirs is not None and active is not None and "n" not in columns and theirs != active:
         raise DataError(
-            f"{place}: has {theirs} and {active}: of a mixture of experts, n may be all parameters or those that are "
-            f"active. Say which: --map 'n={active}' or --map 'n={theirs}'."
+            f"{place}: has the columns {theirs} and {active}. For a mixture of experts, n may be the number of all "
+            f"parameters or of the active ones. Say which: --map 'n={active}' or --map 'n={theirs}'."
         )
 
 
@@ -197,7 +203,7 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def _candidates(ours: str, found: Sequence[str]) -> list[str]:
-    """Columns of a file that may be this column of the table, the most likely first."""
+    """Columns of a file that could be one given column of a table, the most likely first."""
     usual = KNOWN[ours]
 
     def rank(name: str) -> float:
@@ -212,7 +218,7 @@ def _candidates(ours: str, found: Sequence[str]) -> list[str]:
 
 
 def plain_name(name: str, is_count: bool = False) -> str:
-    """Normalise a heading: `Val Loss [eV]` becomes `val_loss`.
+    """Normalise a heading: lower case, underscores, no unit.
 
     >>> plain_name("Val Loss [eV]")
     'val_loss'
@@ -222,12 +228,12 @@ def plain_name(name: str, is_count: bool = False) -> str:
 
 
 def words_of(name: str) -> set[str]:
-    """Words of a heading: `createdAt` -> created, at."""
+    """Split a heading into its words, in lower case: {created, at} for `createdAt`."""
     return {*plain_name(_parted(name)).split("_")}
 
 
 def _parted(name: str) -> str:
-    """Part a heading in camel case: `runName` -> `run_Name`."""
+    """Separate the words of a heading in camel case: `run_Name` for `runName`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
 
 
@@ -238,7 +244,7 @@ def _divided(name: str, is_count: bool) -> tuple[str, str]:
 
 
 def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
-    """Factor that the heading of a column states for its numbers: 1e6 for `params (M)`.
+    """Factor by which the numbers of a column must be multiplied, from its heading: 1e6 for `params (M)`.
 
     Raises DataError for an unknown unit, unless the user has mapped the column.
 
@@ -253,8 +259,8 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
         is_changed = _LOSS_FACTOR.match(unit) or _LOGARITHM.fullmatch(unit) or name.lstrip()[:1] in "-−"
         if is_changed and ours == "loss" and not is_mapped:
             raise DataError(
-                f"{place}: {name!r} states a factor for the loss, a sign or a logarithm. Write the loss itself, or "
-                f"take the numbers as they are: --map 'loss={name}'."
+                f"{place}: the heading {name!r} states a factor for the loss, a sign or a logarithm. Write the loss "
+                f"itself, or use the numbers as they are: --map 'loss={name}'."
             )
         return 1.0
     if not unit or unit.lower() in NOUNS or NON_EMBEDDING.match(plain_name(unit)):
@@ -269,18 +275,18 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
     if is_mapped:
         return 1.0
     raise DataError(
-        f"{place}: the unit in {name!r} is not known. Write plain numbers ({AXES[ours]}), or take those "
-        f"that are there: --map '{ours}={name}'."
+        f"{place}: the unit in the heading {name!r} is not known. Write plain numbers ({AXES[ours]}), or use the "
+        f"numbers as they are: --map '{ours}={name}'."
     )
 
 
 def is_scale(unit: str) -> bool:
-    """Whether a text is the unit of a count, such as `M` or `1e6`."""
+    """Whether a text is a unit of counts, such as `M` or `1e6`."""
     return unit in SCALES or _POWER.fullmatch(unit) is not None
 
 
 def _refuse_wide(place: str, found: Sequence[str]) -> None:
-    """Raises DataError for a table with one column per run; the error has a command that reshapes it."""
+    """Raises DataError for a table with one column per run. The message has a command that reshapes the table."""
     steps = _candidates("step", found)
     for pattern in _WIDE if steps else ():
         matches = [match for match in map(pattern.fullmatch, found) if match]
@@ -293,16 +299,17 @@ def _refuse_wide(place: str, found: Sequence[str]) -> None:
             continue
         own = re.sub("__(MIN|MAX)$", "", first[0])
         raise DataError(
-            f"{place}: has a column per run ({_few(runs)}); a table has a row per loss. Melt it, then add a column n "
-            "with the parameters of each run: "
+            f"{place}: has a column per run ({_few(runs)}); a table needs a row per loss. Melt it with this command, "
+            "then add a column n with the parameters of each run: "
             f"{_melt(place, own.replace(first['run'], '', 1), own.endswith(metric), steps[0], metric)}"
         )
     known = {*steps, *(name for ours in KNOWN for name in _candidates(ours, found))}
     bare = [name for name in found if name and name not in known]
     if steps and len(bare) > 1 and not any(_candidates(axis, found) for axis in AXES):
         raise DataError(
-            f"{place}: no column is the loss. If there is a column per run ({_few(bare)}) with its loss, melt it, then "
-            f"add a column n with the parameters of each run: {_melt(place, '', True, steps[0], 'loss')}"
+            f"{place}: no column is the loss. If each run has a column with its loss ({_few(bare)}), melt the table "
+            "with this command, then add a column n with the parameters of each run: "
+            f"{_melt(place, '', True, steps[0], 'loss')}"
         )
 
 
@@ -314,9 +321,9 @@ _NOTHING = '""'
 
 
 def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> str:
-    """Command that reshapes a wide table to the columns run, step and the metric.
+    """Command that reshapes a table with one column per run to the columns run, step and the metric.
 
-    `fixed` is the common part of the headings.
+    `fixed` is the part that all headings share.
     """
     file, step, fixed, metric = (json.dumps(text, ensure_ascii=False) for text in (place, step, fixed, metric))
     by = ', delimiter="\\t"' if place.endswith(".tsv") else ""

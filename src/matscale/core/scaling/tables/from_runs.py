@@ -1,4 +1,4 @@
-"""Read the rows of a table from run folders: all numbers come from run.json and metrics.jsonl.
+"""Make a table for laws from run folders; all numbers come from run.json and metrics.jsonl.
 
 | column | default | may be mapped to |
 |---|---|---|
@@ -27,13 +27,13 @@ COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u
 PARAMETERS = ("total", "trainable", "embedding", "non_embedding")
 SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
 ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
-"""`--target` -> key of a validation row."""
+"""Key of a validation row for each value of `--target`."""
 NEEDED = frozenset({*SEEN, *ERRORS.values(), "step", "split", "wall_s"})
-"""Keys of a validation row that a table needs by default."""
+"""Keys of a validation row that a table needs, unless columns are mapped."""
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Find the run folders at or below `path`, sorted."""
+    """Find all run folders at or below `path`, sorted by path."""
     if (path / INFO).exists():
         return [path]
     return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
@@ -41,7 +41,7 @@ def find_runs(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Known:
-    """Records of a run that are already in memory, so that thousands of files are read only once."""
+    """Records of a run that were read before, so that thousands of files are read only once."""
 
     info: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -55,12 +55,12 @@ def read_runs(
     curves: bool = False,
     known: Mapping[Path, Known] | None = None,
 ) -> Table:
-    """Read run folders into a table: one row per run, or one per validation with `curves`.
+    """Read run folders into a table: one row per run or, with `curves`, one row per validation.
 
-    Runs are excluded, with the reason, if they failed, stopped or still run, if they were imported, are pre-training or
-    overfit checks or lack the error asked for, and if their files are damaged or were changed. Raises DataError if the
-    losses of two runs are different quantities: they differ in dataset, validation part (share, seed, what the split
-    keeps together), labels, or weights in training.
+    Runs are excluded, with the reason, if they failed, stopped or still run; if they were imported, are pre-training or
+    overfit checks, or lack the error asked for; and if their files are damaged or were changed. Raises DataError if the
+    losses of two runs are different quantities, since they differ in dataset, validation part (share, seed, what the
+    split keeps together), labels, or weights in training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
@@ -98,7 +98,7 @@ def read_runs(
 
 def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
     listed = "; ".join(f"{e.row}: {e.reason}" for e in excluded[:5])
-    raise DataError(f"None of the {len(folders)} runs can be fitted. {listed}. `matscale train` makes one.")
+    raise DataError(f"None of the {len(folders)} runs can be fitted. {listed}. `matscale train` makes a run.")
 
 
 def config_of(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _unfit_config(config: Mapping[str, Any]) -> str:
 
 
 def unfit_role(role: object, task: str = "") -> str:
-    """Reason why a run with this role in a study is no point of a law; empty if it is one."""
+    """Reason why a law cannot use a run that has this role in a study; empty if the law can use it."""
     if role == "trunk":
         return "is the trunk of cooldowns: its learning rate is constant; use its branches"
     if role == "pretrain":
@@ -127,12 +127,12 @@ def unfit_role(role: object, task: str = "") -> str:
 
 
 def not_complete(status: object) -> str:
-    """Reason why a run with this status is no point of a law; empty if it is one."""
+    """Reason why a law cannot use a run with this status; empty if the law can use it."""
     return "" if status == "completed" else f"is not complete (status: {status})"
 
 
 def _unfit(info: Mapping[str, Any]) -> str:
-    """Reason why a run is not used as a point of a law; empty if it is used."""
+    """Reason why a law cannot use a run, from its run.json; empty if the law can use it."""
     status, role = info.get("status"), (info.get("labels") or {}).get("role")
     if reason := unfit_role(role) or ("pretrain" in info and unfit_role("pretrain", f" ({info['pretrain']})")):
         return reason
@@ -144,7 +144,7 @@ def _unfit(info: Mapping[str, Any]) -> str:
 
 
 def validations_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """Read the validation rows of metrics.jsonl. Other rows, often many more, are not parsed."""
+    """Read the validation rows of metrics.jsonl; other rows, which are often far more, are not parsed."""
     return (row for row in Rows(folder / METRICS, holding='"validation"') if row.get("split") == "validation")
 
 
@@ -197,17 +197,19 @@ def _finite(value: Any) -> float:
 def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], errors: Mapping[str, Any]) -> Any:
     if ours != "loss":
         if theirs not in known:
-            raise ConfigError(f"--map {ours}={theirs}: a run has no such number. {did_you_mean(theirs, known)}")
+            raise ConfigError(
+                f"--map {ours}={theirs}: records of runs have no such number. {did_you_mean(theirs, known)}"
+            )
         return known[theirs] or None
     if theirs in errors:
         return "diverged" if errors[theirs] is None else float(errors[theirs])
     if theirs in ERRORS.values():
         return None
-    raise ConfigError(f"{folder}: has no error {theirs!r}. {did_you_mean(theirs, errors)}")
+    raise ConfigError(f"{folder}: the run has no error named {theirs!r}. {did_you_mean(theirs, errors)}")
 
 
 def _definition(run: Mapping[str, Any]) -> dict[str, str]:
-    """Definition of a validation loss, apart from the model: its structures, labels and weights."""
+    """All that defines a validation loss, apart from the model: structures, labels and weights, by name."""
     data, info = run["config"].get("data", {}), run["info"]
     drawn_by = data.get("validation_seed")
     return {
@@ -221,7 +223,7 @@ def _definition(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises DataError that lists the ways in which the losses of two runs are different quantities."""
+    """Raises DataError if the losses of two runs are different quantities, with the differences."""
     if not runs:
         return
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -235,13 +237,13 @@ def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
     counts = " and ".join(str(len(same)) for same in kinds.values())
     seeds = " With data.validation_seed set, runs of other seeds share it." if "seed of the" in told else ""
     raise DataError(
-        f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. Of "
-        f"{len(runs)} runs, {counts} belong together; fit them separately, by naming their folders.{seeds}"
+        f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. "
+        f"Of {len(runs)} runs, {counts} belong together; fit each such set separately, by naming its folders.{seeds}"
     )
 
 
 def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Facts for the checklist from the configurations of runs, each as the set of its values."""
+    """Facts for the checklist, from the configurations of runs; most are lists of distinct values."""
 
     def values(pick: Any) -> list[Any]:
         return sorted({json.dumps(pick(run), sort_keys=True) for run in runs})
@@ -261,7 +263,7 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:
-    """FLOP/s of one device, averaged over the whole run."""
+    """Training speed of a run in FLOP/s per device, averaged over the whole run."""
     return {
         "run": folder,
         "n": float(info["parameters"]["non_embedding"]),

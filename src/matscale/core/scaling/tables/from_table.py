@@ -1,4 +1,4 @@
-"""Table of runs from a file (CSV, JSON, JSON lines or parquet), with a map from its columns to those of a `Table`."""
+"""Make a table for laws from a file (CSV, JSON, JSON lines or parquet), whose columns may have other names."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ LEDGER = {
     "run": "path",
     "step": "steps",
 }
-"""Column of the table -> column of a ledger (the file of results of a study).
+"""Column of a ledger that is used as each column of the table. A ledger is the file of results of a study.
 
-A ledger gives the same law as the study's folders.
+It gives the same law as the study's folders.
 """
 LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
-"""Columns by which a file is recognised as a ledger."""
+"""Columns by which a file is recognised as a study's file of results."""
 
 
 def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
-    """Read the table of the file `path`. `columns` maps columns of a `Table` to those of the file.
+    """Read the table in the file `path`; `columns` has the file's name for columns of a `Table`.
 
-    Raises ConfigError for a mapped column that the file lacks, DataError with the row if there is no loss or no size,
-    or if a cell is no number.
+    Raises ConfigError for a mapped column that the file lacks. Raises DataError, with the row, if there is no loss or
+    no size, or if a cell is not a number.
     """
     records, notes = read_records(path)
     return table_of(records, columns, where, path, notes)
@@ -69,9 +69,9 @@ def table_of(
     path: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Table:
-    """Make a table from records, of the file `path` or of a program; raises errors like `read_table`.
+    """Make a table from records, which come from the file `path` or from a program; raises errors like `read_table`.
 
-    `notes` say how the file was read; decisions made here are added.
+    `notes` are sentences on how the file was read; the table has them, and sentences on how its columns were chosen.
     """
     place, prefix = (str(path), f"{path.name} ") if path else ("rows", "")
     if not records:
@@ -86,7 +86,7 @@ def table_of(
     unfit = {k: (_left_out if is_ledger else _unfinished)(r) for k, r in chosen}
     fit = [(f"{prefix}row {k + 1}", record) for k, record in chosen if not unfit.get(k)]
     if not fit:
-        raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
+        raise DataError(f"{place}: no run of this study can be fitted: the first run {unfit[chosen[0][0]]}.")
     if not is_ledger:
         _refuse_parts(place, [record for _, record in fit], choice)
         _refuse_units(place, [record for _, record in fit], choice)
@@ -119,8 +119,8 @@ def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Colu
         if len(values) > 1 and (is_named or {value.strip().lower() for value in values} <= _PARTS_OF_DATA):
             likely = next((v for v in values if "val" in v.lower()), values[0])
             raise DataError(
-                f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: the losses of several are not one "
-                f"quantity. Choose one: --where '{name}={likely[:60]}'."
+                f"{place}: the column {name} has the values {', '.join(v[:40] for v in values[:5])}, whose losses are "
+                f"not one quantity. Choose the rows of one: --where '{name}={likely[:60]}'."
             )
 
 
@@ -128,22 +128,22 @@ _PARTS_OF_DATA = frozenset(("train", "training", "val", "valid", "validation", "
 
 
 def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
-    """Raises DataError if a column such as `params_unit` gives units for the numbers of another column."""
+    """Raises DataError if a column such as `params_unit` gives the units of another column; they are not applied."""
     for name in dict.fromkeys(name for record in records for name in record):
         if not {"unit", "units"} & {*plain_name(name).split("_")} or name in choice.names.values():
             continue
         values = list(dict.fromkeys(str(r[name]).strip() for r in records if r.get(name) not in (None, "")))
         if len(values) > 1 or any(map(is_scale, values)):
             raise DataError(
-                f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: units of cells are not applied. Write "
-                "all numbers in one unit, sizes as plain counts, and leave this column out."
+                f"{place}: the column {name} has the units {', '.join(v[:40] for v in values[:5])}, which are not "
+                "applied. Write all numbers in one unit, sizes as plain counts, and leave this column out."
             )
 
 
 def _rows(
     place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: ColumnChoice, columns: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Columns of the table for each record, as numbers and words, and notes on how they were read."""
+    """Convert records to rows of the table, with numbers and words; also return notes on how they were read."""
     numeric = {ours: theirs for ours, theirs in choice.names.items() if ours not in WORDS}
     texts = [
         Cell(source, theirs, record[theirs])
@@ -164,8 +164,8 @@ def _rows(
             value = _cell(source, theirs, record.get(theirs), numerals)
             if value is not None and factors[ours] != 1 and _has_suffix(record[theirs]):
                 raise DataError(
-                    f"{source}: {theirs} is {shown(record[theirs])}: a unit in the cell, and one in the heading. Write "
-                    "one of them."
+                    f"{source}: {theirs} is {shown(record[theirs])}: both the cell and the heading have a unit. Remove "
+                    "one of the two."
                 )
             row[ours] = value if value is None else value * factors[ours]
         row["train_loss"] = _any_finite(record, trains, numerals)
@@ -175,7 +175,7 @@ def _rows(
 
 
 def _train_losses(records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> list[str]:
-    """Columns with the loss of training batches: `train_loss`, or `loss` if `val_loss` is there too."""
+    """Names of the columns with the loss of training batches: `train_loss`, or `loss` if there is `val_loss`, too."""
     names = dict.fromkeys(name for record in records for name in record)
     beside = choice.beside.get("loss", [])
     return [
@@ -198,7 +198,7 @@ def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numer
 
 
 def _left_out(record: Mapping[str, Any]) -> str:
-    """Reason why a row of a ledger is no point of a law; empty if it is one."""
+    """Reason why a law cannot use a row of a study's file of results; empty if the law can use it."""
     return unfit_role(record.get("role")) or not_complete(record.get("status"))
 
 
@@ -211,11 +211,11 @@ _UNFINISHED = frozenset(
 )
 """States of a run, in tables of trackers and schedulers, in which its last loss is meaningless."""
 _FLAGS = {"failed": True, "crashed": True, "diverged": True, "finished": False, "completed": False}
-"""Yes-or-no columns -> the answer for which the last loss is meaningless."""
+"""Answer for which the last loss is meaningless, by the name of a yes-or-no column."""
 
 
 def _unfinished(record: Mapping[str, Any]) -> str:
-    """Reason in a column such as `state` why a row is no point of a law; empty if it may be one."""
+    """Reason why a law cannot use a row, from a column such as `state`; empty if there is none."""
     for key, given in record.items():
         name, value = plain_name(str(key)), re.sub(r"\W+", "_", str(given).strip().lower())
         if name.endswith(("state", "status")) and value in _UNFINISHED:
@@ -226,7 +226,10 @@ def _unfinished(record: Mapping[str, Any]) -> str:
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Complete the rows of a ledger: add the variant to the architecture, and FLOPs before the run to the compute."""
+    """Complete the rows of a study's file of results.
+
+    The variant is added to the architecture, and the FLOPs spent before the run are added to its compute.
+    """
     for row, record in zip(rows, records, strict=True):
         if names["arch"] == LEDGER["arch"]:
             row["arch"] = called(row["arch"], record.get("variant"))
@@ -236,27 +239,28 @@ def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any
 
 
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Raises DataError if some rows lack a size that others have: a law in d cannot use a row without d."""
+    """Raises DataError if some rows lack a size that other rows have: a law in d cannot use a row without d."""
     for axis in (axis for axis in AXES if axis in names):
         missing = [row for row in rows if row[axis] is None and row["loss"] is not None]
         if 0 < len(missing) < len(rows):
             more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(
-                f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows do. Fill "
-                f"it in, or choose the rows that have it: --where '{names[axis]}=*'."
+                f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows have one. "
+                f"Fill it in, or choose the rows that have it: --where '{names[axis]}=*'."
             )
 
 
 def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises DataError if rows say that their losses are defined differently, or if their units clearly differ."""
+    """Raises DataError if the losses of rows are defined differently, or if their units clearly differ."""
     seen: dict[str, str] = {}
     for row in rows:
         seen.setdefault(str(row.get("definition") or ""), str(row["source"]))
     if len(seen) > 1:
         (a, first), (b, second) = list(seen.items())[:2]
         raise DataError(
-            f"{first} and {second}: their losses are not the same quantity ({a or 'unnamed'}; {b or 'unnamed'}). "
-            "One law needs one definition: fit them apart (--where, or other folders)."
+            f"{first} and {second}: their losses are not the same quantity ({a or 'unnamed'}; "
+            f"{b or 'unnamed'}). A law needs losses of one definition: choose the rows of one with --where, or name "
+            "other folders."
         )
     same: dict[tuple[Any, ...], tuple[float, str]] = {}
     for row in rows:
@@ -268,8 +272,8 @@ def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
         factor = max(loss / other, other / loss)
         if 700 < factor < 1400:
             raise DataError(
-                f"{source} and {row['source']}: same sizes, but the losses {other:g} and {loss:g} differ by a factor "
-                f"of {factor:.0f}, as eV and meV do. Bring all rows to one unit."
+                f"{source} and {row['source']} have the same sizes, but their losses {other:g} and {loss:g} differ by "
+                f"a factor of {factor:.0f}, as if one were in eV and the other in meV. Write all losses in one unit."
             )
 
 
@@ -280,7 +284,7 @@ def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None
 
 
 def _matches(record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
-    """Whether a record has the values of `where`; `*` stands for any value that is not missing."""
+    """Whether a record has the values in `where`; the value `*` stands for any value that is not missing."""
     values = ((record.get(name), wanted) for name, wanted in where.items())
     return all(
         str(value) == wanted or _equal_numbers(value, wanted) or (wanted == "*" and not _is_missing(value))

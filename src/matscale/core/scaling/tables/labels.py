@@ -1,4 +1,4 @@
-"""Columns of text of a table, such as `dataset`: a law must not mix their effect with that of a size."""
+"""Labels: columns of text of a table, such as `dataset`. A law must not mix their effect with the effect of a size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATA = frozenset(
         *("loss", "criterion", "objective", "metric", "trained", "database"),
     )
 )
-"""Words in headings of columns that say what a loss was measured on, or how; with another value, it is another loss."""
+"""Words in headings of labels that say what a loss was measured on, or how; losses of two values are two quantities."""
 _HARMLESS = frozenset(
     (
         *("note", "notes", "comment", "comments", "remark", "remarks", "description", "todo", "tags"),
@@ -44,12 +44,12 @@ _HARMLESS = frozenset(
         *("id", "uuid", "hash", "identity", "sweep", "project", "entity"),
     )
 )
-"""Words in headings of columns that do not change a loss, or name a size or a run."""
+"""Words in headings of columns of text that do not affect a loss, or that name a size or a run."""
 _AMOUNT = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s*[a-zA-Z%]{0,2}")
 
 
 def with_labels(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
-    """Add the columns of text to the rows of a table."""
+    """Copy the labels of the records, which are columns of text, into the rows of a table."""
     used = {*choice.names.values(), *choice.beside.get("run", [])}
     for name in dict.fromkeys(name for record in records for name in record):
         words = words_of(name)
@@ -82,15 +82,15 @@ def _is_number(value: Any) -> bool:
 
 
 def labels_of(table: Table) -> list[str]:
-    """Headings of the columns of text."""
+    """Headings of the labels of a table, which are its columns of text."""
     return [name.removeprefix(LABEL) for name in table.words if name.startswith(LABEL)]
 
 
 def refuse_confounded(table: Table) -> None:
-    """Raises DataError if a column of text has other values for other sizes, so that a law would mix the two effects.
+    """Raises DataError if a label has other values for other sizes, so that a law would mix the two effects.
 
-    A label that names the sizes (each value belongs to one size) says no more than the size. In a pooled table, rows
-    of several groups differ in much, which their scatter includes.
+    A label that only names the sizes is allowed. A pooled table is not tested: its groups differ in much, which their
+    scatter includes.
     """
     if GROUP in table.words or len(table) == 0:
         return
@@ -109,7 +109,7 @@ def refuse_confounded(table: Table) -> None:
 
 
 def _names_levels(values: Words, level: np.ndarray) -> bool:
-    """Whether each value belongs to one level."""
+    """Whether each value occurs at one size only; `level` is the index of the size of each row."""
     return all(len(set(level[values == value].tolist())) == 1 for value in set(values.tolist()))
 
 
@@ -135,9 +135,9 @@ def _confounded(table: Table, name: str, axis: str, known: Sequence[str]) -> str
 
 
 def differing_labels(parts: Mapping[str, Table]) -> list[str]:
-    """Sentences on columns of text that have other values in other architectures that are compared.
+    """Sentences on labels (columns of text) that have other values in other architectures of a comparison.
 
-    Raises DataError if such a column says what the losses were measured on, as for runs.
+    Raises DataError if such a label says what the losses were measured on.
     """
     told = []
     for name in dict.fromkeys(label for part in parts.values() for label in labels_of(part)):
@@ -149,8 +149,8 @@ def differing_labels(parts: Mapping[str, Table]) -> list[str]:
         if words_of(name) & DATA:
             choose = f"--where '{name}={min(shared)}'" if shared else "train both on the same"
             raise DataError(
-                f"{name} differs between the architectures ({values}): their losses are not the same quantity. "
-                f"Compare runs of one {name}: {choose}."
+                f"The column {name} differs between the architectures ({values}): their losses are not the same "
+                f"quantity. Compare runs of one {name}: {choose}."
             )
         told.append(f"{name} differs between the architectures ({values}): the comparison includes its effect")
     return told

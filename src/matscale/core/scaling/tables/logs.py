@@ -1,4 +1,4 @@
-"""Group the rows of a training log by run: a log has a row per step, and a law uses only the last step of a run."""
+"""Group the rows of a training log by run. A log has a row per step, and a law uses only the last step of a run."""
 
 from __future__ import annotations
 
@@ -40,18 +40,17 @@ Groups = dict[Hashable, list[Row]]
 IDENTITY = ("arch", "seed", "n", "e")
 """Columns of the table that are constant during a run."""
 ALONG = ("d", "u", "s", "c")
-"""Columns of the table that are constant during a run or grow with its steps."""
+"""Columns of the table that are constant during a run, or grow with the steps of the run."""
 
 
 def name_runs(
     place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice, is_mapped: bool
 ) -> tuple[list[Row], list[Excluded], ColumnChoice, list[str]]:
-    """Name the run of each row.
+    """Name the run of each row of a table, so that steps of one run are told from separate runs.
 
-    Also return the rows that a resumed run wrote again, and sentences on what was decided.
-
-    `records` are the rows of the file; `is_mapped` says that the user chose the column of the run. Raises DataError if
-    rows could be either steps of one run or separate runs.
+    Returns the rows to use, the rows that a resumed run repeated and that are left out, the choice of columns, and
+    sentences on what was decided. `records` are the rows of the file; `is_mapped` says whether the user chose the
+    column of the run. Raises DataError if rows could be either steps of one run or separate runs.
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
@@ -100,13 +99,13 @@ def _refuse_missing(rows: Sequence[Row], ours: str, choice: ColumnChoice) -> Non
     missing = [row for row in rows if _is_empty(row.get(ours))]
     if 0 < len(missing) < len(rows):
         raise DataError(
-            f"{missing[0]['source']}: has no {choice.names[ours]} ({ours}), which the other rows have. Fill it in, or "
-            "choose rows that have it with --where."
+            f"{missing[0]['source']}: has no {choice.names[ours]} ({ours}), but other rows have one. Fill it in, or "
+            "choose the rows that have it with --where."
         )
 
 
 def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: ColumnChoice, is_mapped: bool) -> None:
-    """Raises DataError if one run has several amounts of data or compute, and no column is the step."""
+    """Raises DataError if one run has rows with several amounts of data or compute, but no column is the step."""
     column = choice.names.get("run", "")
     if not (is_mapped or plain_name(column) == "run" or plain_name(column).endswith("id")):
         return  # perhaps a label that several runs share
@@ -116,18 +115,18 @@ def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Column
             theirs = choice.names[along[0]]
             raise DataError(
                 f"{place}: run {str(same[0]['run'])[:60]!r} has {len(same)} rows with different {theirs}, and no "
-                f"column of steps: if they are its curve, say --map step={theirs}; if they are runs of their own, name "
-                "each apart."
+                f"column is the step. If these rows are steps of the run, say --map step={theirs}; if they are "
+                "separate runs, give each a name of its own."
             )
 
 
 def _refuse_progress(
     place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice
 ) -> None:
-    """Raises DataError if a column such as `tokens_seen` or `time` varies among rows of one size: they may be a log.
+    """Raises DataError if rows of one size may be steps of a run: a column like `tokens_seen` or `time` varies in them.
 
     Rows may be in any order (newest first, resumed, shuffled). Times count only if they rise or fall steadily, since
-    seeds differ in them too.
+    seeds differ in them, too.
     """
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
@@ -143,14 +142,17 @@ def _refuse_progress(
         is_curve = is_counted if COUNTS & words and not TIMES & words else is_ordered
         if groups and all(map(is_curve, values)):
             raise DataError(
-                f"{place}: no column names the run, and {name} differs along {len(groups[0])} rows of one size: steps "
-                f"of one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
-                f"run={name}, or --map d={name} if it is the amount of data."
+                f"{place}: no column names the run, and {name} differs along {len(groups[0])} rows of one size. Are "
+                f"they steps of one run, or separate runs? If they are steps, say --map step={name}. If each is a "
+                f"run, say --map run={name}, or --map d={name} if this is the amount of data."
             )
 
 
 def _in_order_of_the_file(rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
-    """Number the rows of each run that the user has named, if no column is the step and their losses fall."""
+    """Number the rows of each run in their order, if no column is the step and the losses fall from row to row.
+
+    Only rows with a run that the user has named are numbered. Returns a note, or none.
+    """
     named = [row for row in rows if not _is_empty(row.get("run"))]
     groups = _grouped(_measured(named), _by("run", *IDENTITY, *ALONG))
     if falling([same for same in groups.values() if len(same) > 1]) != "fall":
@@ -166,7 +168,7 @@ def _in_order_of_the_file(rows: Sequence[Row], choice: ColumnChoice) -> list[str
 
 
 def _short(rows: Sequence[Row]) -> list[str]:
-    """Note on runs that end long before most others of their architecture do."""
+    """Note on runs that end long before most other runs of their architecture."""
     told = []
     runs = _grouped([row for row in _measured(rows) if row["step"] is not None], _by("arch", "run"))
     for of_arch in _grouped([max(same, key=lambda row: row["step"]) for same in runs.values()], _by("arch")).values():
@@ -192,10 +194,11 @@ def _measured(rows: Sequence[Row]) -> list[Row]:
 
 
 def falling(groups: Sequence[Sequence[Row]]) -> str:
-    """Word for losses that `fall` or `rise` along the rows of nearly all groups; empty if chance can explain it.
+    """Direction of the losses along the rows of nearly all groups: `fall`, `rise`, or empty if chance can explain it.
 
-    Two statistics: the mean of Spearman's correlations with the order of the rows, and the share of neighbours that
-    fall, since rows of one size may be those of several runs, one after the other.
+    The direction follows from the mean of Spearman's correlations with the order of the rows, or else from the share of
+    neighbouring rows between which the loss falls. The second test finds rows of one size that belong to several runs,
+    one after the other.
     """
     orders = [[row["loss"] for row in same] for same in groups if len(same) > 2]
     orders = [losses for losses in orders if len(set(losses)) > 1]
@@ -215,9 +218,10 @@ def falling(groups: Sequence[Sequence[Row]]) -> str:
 
 
 def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
-    """Raises DataError if the rows of one size, or of one value of a column that may name runs, seem to be steps.
+    """Raises DataError if the rows of one size seem to be steps of one run, although no column is the step.
 
-    They do if a column counts them, or if their losses fall along the rows of the file.
+    Rows seem to be steps if a column counts them, or if their losses fall along the rows of the file. Rows with one
+    value of a column that may name runs are tested like rows of one size.
     """
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     measured = _measured(rows)
@@ -243,8 +247,8 @@ def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[st
             if all(counts_up([record_of[id(row)].get(column) for row in same]) for same in large):
                 raise DataError(
                     f"{place}: no column is the step, and {column} counts {len(large[0])} rows of one "
-                    f"{name or 'size'}: steps of one run, or runs of their own? If they are steps, say --map "
-                    f"'step={column}'; if each is a run, --map 'run={column}'."
+                    f"{name or 'size'}. Are they steps of one run, or separate runs? If they are steps, say --map "
+                    f"'step={column}'; if each is a run, say --map 'run={column}'."
                 )
         if not word or (settings and least < 8) or (not name and (least < 8 or len(large) < 3)):
             continue
@@ -255,9 +259,9 @@ def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[st
             say = f"keep the first row of each run, or say --map 'run={likely}' and --map step=COLUMN"
         raise DataError(
             f"{place}: no column names the run or the step, and the losses of {len(large[0])} rows of one "
-            f"{name or 'size'} {word} along the file, as in a log: steps of {len(groups)} runs, or {len(measured)} "
-            f"runs? If they are steps, {say}; if each row is a run, add a column with a name for each and say "
-            "--map run=COLUMN."
+            f"{name or 'size'} {word} along the file, as in a log. Are the rows steps of {len(groups)} runs, or "
+            f"{len(measured)} separate runs? If they are steps, {say}. If each row is a run, add a column with a name "
+            "for each and say --map run=COLUMN."
         )
 
 
@@ -275,7 +279,7 @@ def _has_one_size(rows: Sequence[Row], values: Sequence[Any]) -> bool:
 
 
 def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
-    """Note on an amount that rises along the rows of each size: each row is taken as a separate run.
+    """Note that each row is taken as a separate run, if an amount such as `tokens` rises along the rows of a size.
 
     Raises DataError if the amount rises evenly, as in a log; in a grid of runs it rarely does.
     """
@@ -292,15 +296,15 @@ def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]
         if all(len(those) >= 5 and max(those[:-1]) < 1.02 * min(those[:-1]) for those in steps):
             raise DataError(
                 f"{place}: no column names the run or the step, and {theirs} rises evenly along {len(values[0])} rows "
-                f"of one size: a log of {len(groups)} runs, or {len(measured)} runs? If they are steps, say --map "
-                f"step={theirs}; if each row is a run of its own, --map {axis}={theirs}."
+                f"of one size. Is the table a log of {len(groups)} runs, or are its rows {len(measured)} separate "
+                f"runs? If they are steps, say --map step={theirs}; if each row is a run, say --map {axis}={theirs}."
             )
         return [f"each row is taken as a run of its own with its {theirs}; if they are steps, say --map step={theirs}"]
     return []
 
 
 def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> list[str]:
-    """Sentence on runs that a law treats as seeds of one another although they differ in a setting, such as `lr`."""
+    """Note on runs that differ in a setting such as `lr`, although a law treats them as seeds of one another."""
     is_log = "step" in choice.names
     last = {
         row.get("run", id(row)) if is_log else id(row): (row, record) for row, record in zip(rows, records, strict=True)
@@ -330,7 +334,7 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
 
 
 def _names_runs(rows: Sequence[Row]) -> bool:
-    """Whether the column of the run does more than number the rows of a log."""
+    """Whether the column of the run has names, and not just the numbers 1, 2, 3, ... of the rows of a log."""
     values = [row["run"] for row in rows]
     if not any(not _is_empty(value) for value in values):
         return False
@@ -347,7 +351,10 @@ def _names_runs(rows: Sequence[Row]) -> bool:
 
 
 def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
-    """Amounts of data (d, u) that differ between runs: a step has several values, or many steps share one."""
+    """Amounts of data, `d` or `u`, that are constant during each run and differ between runs.
+
+    They are recognised by a step that has several values, or by many steps that share a value.
+    """
 
     def is_own(axis: str) -> bool:
         for same in groups.values():
@@ -362,7 +369,7 @@ def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
 
 
 def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice: ColumnChoice) -> list[str]:
-    """Take rows with one name as one run, unless they differ in what is constant during a run."""
+    """Treat rows with one name of a run as one run, unless they differ in a column that is constant during a run."""
     first = _by("run", *IDENTITY)
     key = _by("run", *IDENTITY, *_own_axes(_grouped(measured, first), choice.names))
     several = [run for run, keys in _grouped(rows, _by("run")).items() if len({key(row) for row in keys}) > 1]
@@ -388,7 +395,7 @@ def _join_unnamed(
     records: Sequence[Mapping[str, Any]],
     choice: ColumnChoice,
 ) -> list[str]:
-    """Take rows that share all constant columns as one run. Raises DataError if they may be several runs."""
+    """Treat rows that agree in all constant columns as one run. Raises DataError if they may be several runs."""
     base = _grouped(measured, _by(*IDENTITY))
     if all(len({row["step"] for row in same}) == 1 for same in base.values()):
         return []  # one step each: rows are runs
@@ -406,9 +413,9 @@ def _join_unnamed(
     ]
     steps = Counter(row["step"] for row in measured)
     if along:
-        raise DataError(f"{ask} {choice.names[along[0]]} grows with the steps, which is possible in both cases.")
+        raise DataError(f"{ask} The column {choice.names[along[0]]} grows with the steps, so that either is possible.")
     if len(groups) > 1 and 2 * len(steps) > len(measured):
-        raise DataError(f"{ask} They share few steps.")
+        raise DataError(f"{ask} The groups of rows share few steps, so that either is possible.")
     extra = _constant_columns(groups, rows, records, choice)
     for row, record in zip(rows, records, strict=True):
         row["run"] = _label(row, choice, [*keys, *(f"{name}={record.get(name)}" for name in extra)])
@@ -440,16 +447,16 @@ def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequenc
     values = ", ".join(f"{choice.names.get(k, k)} = {v}" for k, v in zip(keys, key))  # type: ignore[call-overload]
     column = next((choice.names[k] for k in ("n", "e", "d") if k in keys), "COLUMN")
     return (
-        f"{place}: no column names the run, and {len(same)} rows have {values or 'no size'}: a log of {len(groups)} "
-        f"runs, or {len(measured)} runs? Say which rows are one run, --map run=COLUMN: --map run={column} if those of "
-        f"one {column} are, or a column with a name for each row if each is a run."
+        f"{place}: no column names the run, and {len(same)} rows have {values or 'no size'}. Is the table a log of "
+        f"{len(groups)} runs, or are its rows {len(measured)} separate runs? If all rows of one {column} are one run, "
+        f"say --map run={column}. If each row is a run, add a column with a name for each and say --map run=COLUMN."
     )
 
 
 def _constant_columns(
     groups: Groups, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice
 ) -> list[str]:
-    """Columns of the file that separate the runs of a group in which some step occurs several times."""
+    """Columns of the file that tell apart several runs of a group, in which some steps occur several times."""
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     crowded = [
         (same, max(Counter(row["step"] for row in same).values()))
@@ -459,7 +466,7 @@ def _constant_columns(
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
 
     def is_constant(name: str) -> bool:
-        """Whether a column has no more values than there are runs, and differs between rows of one step."""
+        """Whether the column has at most as many values as there are runs, and differs between rows of one step."""
         differs = False
         for same, most in crowded:
             if len({str(record_of[id(row)].get(name)) for row in same}) > most:
@@ -473,7 +480,7 @@ def _constant_columns(
 
 
 def _last_of_each_step(place: str, rows: Sequence[Row], choice: ColumnChoice) -> tuple[list[Row], list[Excluded]]:
-    """Drop rows that a resumed run wrote again. Raises DataError for two runs with one name."""
+    """Drop rows that a resumed run wrote again later. Raises DataError for two runs with one name."""
     again: dict[int, Excluded] = {}
     for run, same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run")).items():
         finite = [row for row in same if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
@@ -488,7 +495,8 @@ def _last_of_each_step(place: str, rows: Sequence[Row], choice: ColumnChoice) ->
             raise DataError(
                 f"{twice[0][0]['source']} and {twice[0][1]['source']}: both are run '{name}' at step "
                 f"{twice[0][0]['step']:g}, with losses {twice[0][0]['loss']:g} and {twice[0][1]['loss']:g}, and "
-                "nothing says that it was resumed there. Name each run apart, or choose rows with --where."
+                "nothing shows that the run was resumed there. Give each run a name of its own, or choose rows with "
+                "--where."
             )
         for pair in twice:
             for row in pair[:-1]:

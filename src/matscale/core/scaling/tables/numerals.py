@@ -1,4 +1,4 @@
-"""Parse the numbers of a file: decimal points or commas, marks between thousands, `20B`, `1e3`.
+"""Parse the numbers in the cells of a file: decimal points or commas, marks between thousands, `20B`, `1e3`.
 
 The decimal mark is decided for the whole file, by cells that can be read in one way only: `3.25` and `1,234,567` have a
 decimal point, `3,25` and `1.234,5` a decimal comma. `1,234` could be either.
@@ -23,7 +23,7 @@ _CALLED = {".": "point", ",": "comma"}
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of a file with its place."""
+    """Cell of a file, with its row and column for messages."""
 
     source: str
     column: str
@@ -35,18 +35,24 @@ class Cell:
 
 @dataclass
 class Numerals:
-    """Decimal and thousands marks of a file, each with a cell that shows it."""
+    """Rules for reading the numbers of a file: which marks are decimal marks, and which separate thousands.
+
+    Each mark comes with a cell that shows its use.
+    """
 
     decimal: dict[str, Cell] = field(default_factory=dict)
-    """Mark -> a cell in which it can only be the decimal mark"""
+    """A cell for each mark, in which the mark can only be the decimal mark"""
     thousands: dict[str, Cell] = field(default_factory=dict)
-    """Mark -> a cell in which it can only separate thousands"""
+    """A cell for each mark, in which the mark can only separate thousands"""
     grouped: set[tuple[str, str]] = field(default_factory=set)
     """(column, mark between thousands)"""
 
     @classmethod
     def of(cls, cells: Iterable[Cell]) -> Numerals:
-        """Find the marks in cells. Raises DataError with both cells if one contradicts another."""
+        """Find the decimal and thousands marks from the cells of a file.
+
+        Raises DataError, with both cells, if one cell contradicts another.
+        """
         found = cls()
         open_: dict[tuple[str, str], Cell] = {}
         for cell in cells:
@@ -69,12 +75,12 @@ class Numerals:
             for other in (self.thousands.get(mark), self.decimal.get(_OTHER[mark])):
                 if mark in self.decimal and other is not None:
                     raise DataError(
-                        f"{self.decimal[mark]} has a decimal {_CALLED[mark]}, and {other} has none: one file needs one "
-                        "way to write numbers. Write decimal points, and nothing between thousands."
+                        f"{self.decimal[mark]} has a decimal {_CALLED[mark]}, but {other} has none: numbers in one "
+                        "file must be written in one way. Write decimal points, and nothing between thousands."
                     )
 
     def _settle(self, column: str, mark: str, cell: Cell) -> None:
-        """Decide what `mark` means in cells like 1,234 that can be read in two ways."""
+        """Decide the meaning of `mark` from cells that can be read in two ways, like 1,234."""
         if mark in self.decimal:
             return
         if _OTHER[mark] in self.decimal or (column, mark) in self.grouped:
@@ -84,19 +90,20 @@ class Numerals:
         elif mark == "," or mark in self.thousands:
             whole, _, rest = cell.text.partition(mark)
             raise DataError(
-                f"{cell.source}: {column} is {cell.text[:40]!r}: {whole}{rest} or {whole}.{rest}? No other cell says "
-                f"what a {_CALLED[mark]} means in this file. Write decimal points, and nothing between thousands."
+                f"{cell.source}: {column} is {cell.text[:40]!r}, which may mean {whole}{rest} or {whole}.{rest}. No "
+                f"other cell shows what a {_CALLED[mark]} means in this file. Write decimal points, and nothing "
+                "between thousands."
             )
 
     @property
     def notes(self) -> list[str]:
-        """Note on how numbers were read; empty for plain numbers."""
+        """Note on the marks that were found; empty for plain numbers."""
         told = ["decimal commas"] if "," in self.decimal else []
         told += [f"a {_CALLED[mark]} between thousands" for mark in self.thousands]
         return [f"numbers have {' and '.join(told)}"] if told else []
 
     def value(self, text: str) -> float:
-        """Parse `text` as a number. Raises ValueError if it is none, or too large for a float."""
+        """Parse `text` as a number. Raises ValueError if it is not a number, or is too large for a float."""
         bare = _bare(text)
         match = _NUMBER.fullmatch(bare)
         if match is None:
@@ -106,19 +113,19 @@ class Numerals:
             if other in digits:
                 whole, point, rest = digits.partition(_OTHER[other])
                 if not re.fullmatch(rf"\d{{1,3}}({re.escape(other)}\d{{3}})+", whole) or other in rest:
-                    raise ValueError("thousands in groups of three digits are expected")
+                    raise ValueError("thousands must be separated into groups of three digits")
                 digits = whole.replace(other, "") + point + rest
         sign = bare[0] if bare[0] in "+-" else ""
         plain = digits.replace(mark, ".") + (match["exponent"] or "")
         suffix = match["suffix"].strip()
         value = float(parse_count(plain + ("k" if suffix == "K" else suffix))) if suffix else float(plain)
         if math.isinf(value):
-            raise ValueError("it is too large")
+            raise ValueError("the number is too large for a float")
         return -value if sign == "-" else value
 
 
 def _bare(text: str) -> str:
-    """Text without quotation marks, ="5", blanks and ' between thousands, which programs add to numbers."""
+    """Remove what programs add to numbers: quotation marks, ="5", blanks, and ' between thousands."""
     bare = re.sub(r"^=?[\"'](.*)[\"']$", r"\1", text.strip()).strip().replace("\u2212", "-")
     if re.fullmatch(r"[+-]?\d{1,3}([ '’_\u00a0\u2009\u202f]\d{3})+(\D.*)?", bare):
         bare = re.sub(r"(?<=\d)[ '’_\u00a0\u2009\u202f](?=\d{3}(\D|$))", "", bare)
@@ -126,7 +133,7 @@ def _bare(text: str) -> str:
 
 
 def _uses(digits: str, has_exponent: bool) -> list[tuple[str, bool | None]]:
-    """Uses of marks in a number: (mark, whether it is the decimal mark); None if both readings are possible."""
+    """Marks in a number, each with whether it is the decimal mark; None if it may also separate thousands."""
     marks = [char for char in digits if char in ".,"]
     if not marks:
         return []

@@ -1,4 +1,4 @@
-"""Data axis of runs that saw less than their training part: it is cut down to what they saw.
+"""Correct the amount of data of runs that did not read all of their training part: count only what they read.
 
 A run of 60 steps of 8 structures has read 480 structures, whether its training part has 3,600 or a million. A law must
 not count data that no run has read.
@@ -16,12 +16,12 @@ from matscale.core.scaling.tables.table import SAME, Table
 from matscale.core.scaling.text import counted, size
 
 WHOLE = "size of the data"
-"""Column of the training part's size, where some run saw less than that."""
+"""Column with the size of the training part, if some run read less than that."""
 _COUNTED = re.compile("structure|atom|edge|token|sample|example|sequence|hour|epoch|step|batch")
 
 
 def as_seen(table: Table) -> Table:
-    """Table with `d` and `u` cut down to what each run saw in total (`s`)."""
+    """Copy of a table in which the data of each run, `d` and `u`, are at most what the run has read in total (`s`)."""
     if not table.has("s"):
         return table
     seen = _totals(table, table["s"])
@@ -36,7 +36,7 @@ def as_seen(table: Table) -> Table:
 
 
 def seen_note(table: Table) -> str:
-    """Sentence on runs of `table` that saw their data less than once; empty if there are none."""
+    """Sentence on the runs of a table that read only a part of their data; empty if there are none."""
     if len(table) == 0 or WHOLE not in table.numbers:
         return ""
     ends = table.ends()
@@ -54,7 +54,7 @@ def seen_note(table: Table) -> str:
 
 
 def _totals(table: Table, seen: Array) -> Array:
-    """Amount of data that the run of each row saw in total [k]."""
+    """Amount of data that the run of each row has read in total [k]."""
     names = table.runs
     most: dict[str, float] = {}
     for name, value in zip(names.tolist(), seen.tolist()):
@@ -63,7 +63,7 @@ def _totals(table: Table, seen: Array) -> Array:
 
 
 def _alike(table: Table, axis: str) -> bool:
-    """Whether `axis` and `s` count the same thing, such as structures rather than atoms."""
+    """Whether the columns `axis` and `s` count the same thing: structures, not atoms, for instance."""
     units = [_COUNTED.search(table.names.get(name, name).lower()) for name in (axis, "s")]
     ours, seen = (unit.group() if unit else "" for unit in units)
     return ours in ("", seen) or not seen

@@ -1,4 +1,4 @@
-"""Read a table from its source: run folders, studies, globs, files, or rows from Python."""
+"""Read a table for laws from any source: run folders, studies, globs, files, or rows from Python."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def read(
     where: Mapping[str, str] | None = None,
     curves: bool = False,
 ) -> Table:
-    """Read the table at `source`. `target` is the error that is fitted (loss, energy, forces, stress, or a column).
+    """Read a table for laws from `source`; `target` is the error to fit: loss, energy, forces, stress, or a column.
 
-    Raises ConfigError if nothing is there, or runs and tables are mixed.
+    Raises ConfigError for a missing path, or if runs and tables are mixed.
 
     >>> table = read([{"model": "schnet", "params": n, "val_loss": 40 * n**-0.3} for n in (1e3, 1e4, 1e5)])
     >>> len(table), table.names["n"], table["n"].tolist()
@@ -38,7 +38,8 @@ def read(
             meant = next((name for name, usual in KNOWN.items() if plain_name(ours) in usual), None)
             hint = f"Write --map {meant}={columns[ours]}." if meant else did_you_mean(ours, KNOWN)
             raise ConfigError(
-                f"--map {ours}={columns[ours]}: {ours!r} is none of our names, which stand on the left. {hint}"
+                f"--map {ours}={columns[ours]}: {ours!r} is none of our names for columns; write OUR_NAME=YOUR_COLUMN. "
+                f"{hint}"
             )
     if target != "loss":
         columns.setdefault("loss", ERRORS.get(target, target))
@@ -54,17 +55,21 @@ def read(
     paths = [path for item in items for path in expand(str(item))]
     files = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if files and len(files) < len(paths):
-        raise ConfigError("Runs and tables cannot be mixed in one fit: their losses may be different quantities.")
+        raise ConfigError(
+            "Runs and tables cannot be mixed in one fit, since their losses may be different quantities. "
+            "Give runs, or one table."
+        )
     if len(files) > 1:
-        raise ConfigError(f"One table at a time, not {len(files)}: their columns may mean different things.")
+        raise ConfigError(f"{len(files)} tables were given, whose columns may mean different things. Give one table.")
     if files:
         return read_table(files[0], columns, where)
     if where:
-        raise ConfigError("--where chooses rows of a table; for runs, name the folders.")
+        raise ConfigError("--where works only with a table. To choose runs, name their folders.")
     runs = sorted({run for path in paths for run in find_runs(path)})
     if not runs:
         raise DataError(
-            f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table ({', '.join(SUFFIXES)})."
+            f"{', '.join(map(str, paths))}: there is no run folder (with run.json) and no table "
+            f"({', '.join(SUFFIXES)}). Give a folder of runs or a table."
         )
     return read_runs(runs, columns, curves)
 
@@ -74,8 +79,8 @@ def _refuse_other_columns(table: Table, columns: Mapping[str, str], where: Mappi
     if other or where:
         asked = ", ".join([*other, *(f"{key} = {value}" for key, value in (where or {}).items())])
         raise ConfigError(
-            f"A Table has its columns and rows already, and cannot be read again with {asked}. Give the rows or the "
-            "file that it was made of."
+            f"The source is a Table, whose columns and rows are fixed: it cannot be read again with {asked}. Give the "
+            "rows or the file from which it was made."
         )
 
 

@@ -34,18 +34,18 @@ AXES = {
 }
 WORDS = ("arch", "seed", "run", "source")
 GROUP = "group"
-"""Architecture that a row had before its table was pooled."""
+"""Name of the column with the architecture that a row had before its table was pooled."""
 LABEL = "label: "
-"""Beginning of the names of columns of text that a file has beside those of a table, such as `label: dataset`."""
+"""Prefix of the names of labels: columns of text that a file has besides the usual ones, such as `label: dataset`."""
 SAME = 0.01
-"""Largest relative difference of values that count as one size."""
+"""Largest relative difference between values that count as one size."""
 LARGEST = 1e40
-"""Largest plausible amount or loss; values beyond it, or below its inverse, are refused as typing errors."""
+"""Largest plausible amount or loss; larger values, and those below its inverse, are refused as typing errors."""
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """Row that is left out of all laws, with the reason."""
+    """Row that laws do not use, with the reason."""
 
     row: str
     reason: str
@@ -56,28 +56,29 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, immutable. Make one with `Table.of`."""
+    """Immutable columns of equal length with the losses that laws are fitted to. Make a table with `Table.of`."""
 
     numbers: Mapping[str, Array]
     words: Mapping[str, Words]
     excluded: tuple[Excluded, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    """Column -> its name in the source."""
+    """Name of each column in the source, by its name in the table."""
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Baseline -> error -> value, on the same validation set; the error that was mapped to `loss` is among them."""
+    """Errors of baselines on the same validation set, {baseline: {error: value}}, with the error that is the loss."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Facts from the records that are not numbers, for the checklist."""
+    """Facts from the records for the checklist, other than columns."""
     notes: tuple[str, ...] = ()
-    """Notes on how the file was read: which column became what, what its rows are."""
+    """Notes on how the file was read: which columns were chosen, and what its rows are."""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
-        """Make a table from dictionaries with the columns above; other numeric columns are kept beside them,
-        and so is text whose name begins with `LABEL`.
+        """Make a table from rows, which are dictionaries by the names of columns.
 
-        A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or beside a
-        finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names the
-        row for a loss, n, d or c that is not positive, and if two rows of one run contradict each other at one step.
+        Columns other than the usual ones are kept if they are numeric, or if they are text and their name begins with
+        `LABEL`. A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or
+        beside a finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError, with
+        the row, for a loss, n, d or c that is not positive, and if two rows of one run contradict each other at one
+        step.
         """
         rows = [{"source": f"row {k + 1}", **row} for k, row in enumerate(rows)]
         for row in rows:
@@ -103,7 +104,7 @@ class Table:
         return self.numbers[name]
 
     def has(self, *axes: str) -> bool:
-        """Whether every row has finite numbers in these columns."""
+        """Whether the table has all these columns, with finite numbers in every row."""
         return all(a in self.numbers and len(self) > 0 and bool(np.isfinite(self.numbers[a]).all()) for a in axes)
 
     @property
@@ -111,7 +112,7 @@ class Table:
         return sorted(set(self.words["arch"].tolist()))
 
     def take(self, mask: Mask) -> Table:
-        """Table of the rows in `mask`. The others are dropped and not listed as excluded."""
+        """Table of the rows in `mask`; other rows are dropped without being listed as excluded."""
         return replace(
             self,
             numbers={k: v[mask] for k, v in self.numbers.items()},
@@ -119,7 +120,7 @@ class Table:
         )
 
     def keep(self, mask: Mask, reason: str | Callable[[int], str]) -> Table:
-        """Table of the rows in `mask`; the others are listed in `excluded` with the reason."""
+        """Table of the rows in `mask`; other rows are listed in `excluded`, with the reason."""
         out = np.flatnonzero(~mask)
         new = [
             Excluded(str(self.words["source"][k]), reason if isinstance(reason, str) else reason(int(k))) for k in out
@@ -127,15 +128,16 @@ class Table:
         return replace(self.take(mask), excluded=(*self.excluded, *new))
 
     def keep_runs(self, mask: Mask, reason: str) -> Table:
-        """Table of the rows in `mask`; runs that lose all their rows are listed in `excluded` with the reason."""
+        """Table of the rows in `mask`; runs that have no row in it are listed in `excluded`, with the reason."""
         names, kept = self.runs, set(self.runs[mask].tolist())
         last = {str(name): k for k, name in enumerate(names) if name not in kept}
         words = (str(self.words["run"][k] or self.words["source"][k]) for k in last.values())
         return replace(self.take(mask), excluded=(*self.excluded, *(Excluded(word, reason) for word in words)))
 
     def with_known_compute(self) -> Table:
-        """Leave out runs whose compute is unknown (they began with an imported model), if that of other runs is
-        known.
+        """Leave out runs whose compute is unknown, since they began with an imported model.
+
+        If the compute of all runs is unknown, none is left out.
         """
         known = np.isfinite(self.numbers.get("c", np.full(len(self), np.nan)))
         reason = "began with an imported model: the compute of that model is unknown"
@@ -145,10 +147,10 @@ class Table:
         return self.take(self.words["arch"] == name)
 
     def ends(self, at: str = "last") -> Table:
-        """Table with one row per run, its last step. With `at="best"`, its best step; with `at="all"`, every row.
+        """Table of the last step of each run; with `at="best"`, of its best step; with `at="all"`, of every step.
 
-        A row without run or step counts as a separate run. With `best`, the cost is still that of the whole
-        run; if several steps share the least loss, the last of them is taken.
+        A row without run or step counts as a separate run. For the best step, the compute is nevertheless that of the
+        whole run; if several steps share the least loss, the last of them is the best.
         """
         if at == "all":
             return self
@@ -167,21 +169,21 @@ class Table:
 
     @property
     def runs(self) -> Words:
-        """Name of the run of each row: rows with a step belong together by run, other rows are separate runs."""
+        """Name of the run of each row. A row without run or step counts as a separate run."""
         own = np.array([f"#{k}" for k in range(len(self))])
         with_step = np.isfinite(self["step"]) & (self.words["run"] != "")
         return np.where(with_step, self.words["run"], own)
 
     @property
     def has_curves(self) -> bool:
-        """Whether there are runs with several steps."""
+        """Whether some run has several steps."""
         return len(set(self.runs.tolist())) < len(self)
 
 
 def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
-    """Group values [k] by size: returns the number of the size of each.
+    """Index of the size of each value [k], with sizes numbered from 0 in ascending order.
 
-    A size spans `tolerance` from its least value.
+    Values within `tolerance` of the smallest value of a size belong to this size.
 
     >>> groups(np.array([1000.0, 30_000.0, 1001.0])).tolist()
     [0, 1, 0]
@@ -197,7 +199,7 @@ def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
 
 
 def shown(value: Any) -> str:
-    """Short text of any value, for a message."""
+    """Short text of any value, for messages."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
@@ -228,8 +230,8 @@ def _check(row: Mapping[str, Any]) -> None:
             )
         if not diverged and not 1 / LARGEST < number < LARGEST:
             raise DataError(
-                f"{row['source']}: {name} is {shown(value)}, outside {1 / LARGEST:g} to {LARGEST:g}: no training has "
-                "that. Correct or drop the row."
+                f"{row['source']}: {name} is {shown(value)}, outside the plausible range of {1 / LARGEST:g} to "
+                f"{LARGEST:g}. Correct or drop the row."
             )
 
 
@@ -242,7 +244,7 @@ def _word(value: Any) -> str:
 
 
 def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reason for each row that is left out for a loss that is not finite, in the row or at the end of its run.
+    """Reason why each row is left out, if its loss, or the last loss of its run, is not finite.
 
     The reason is empty for other rows; a missing loss is treated elsewhere.
     """
@@ -264,7 +266,7 @@ def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _without_copies(table: Table) -> Table:
-    """Exclude rows that repeat another row. Raises DataError for rows that contradict each other."""
+    """Exclude rows that are copies of another row. Raises DataError for rows that contradict each other."""
     keep = np.ones(len(table), dtype=bool)
     first: dict[tuple[Any, ...], int] = {}
     reasons: dict[int, str] = {}
@@ -289,6 +291,6 @@ def _refuse_contradiction(table: Table, a: int, b: int) -> None:
     if table["loss"][a] != table["loss"][b]:
         raise DataError(
             f"{table.words['source'][a]} and {table.words['source'][b]}: both are run '{table.words['run'][a]}' at the "
-            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart, "
-            "or say which column does: --map run=COLUMN."
+            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Give each run a name of "
+            "its own, or say which column has the names: --map run=COLUMN."
         )

@@ -1,4 +1,7 @@
-"""Read the records of a table file: CSV in its dialects, JSON, JSON lines or parquet. Cells are kept as written."""
+"""Read the rows of a table file as dictionaries: CSV in its dialects, JSON, JSON lines or parquet.
+
+Cells stay as they are written.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ SUFFIXES = (*DELIMITED, ".json", ".jsonl", ".ndjson", ".parquet")
 SAMPLE = 50
 """Number of lines from which the separator is determined."""
 LONGEST = 131_072
-"""Largest number of characters in a cell; longer cells have an unclosed quotation mark."""
+"""Largest number of characters in a cell; a longer cell has an unclosed quotation mark."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -35,9 +38,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the rows of `path`; also return notes on how a file that is no plain CSV or JSON was read.
+    """Read the rows of `path` as dictionaries; also return notes, if the file is not plain CSV or JSON.
 
-    Raises DataError with file, row and column for text, rows and cells that cannot be read.
+    Raises DataError, with file, row and column, for text, rows and cells that cannot be read.
     """
     if path.suffix.lower() == ".parquet":
         return _checked(path, _parquet(path)), []
@@ -65,21 +68,21 @@ def _text(path: Path) -> tuple[str, list[str]]:
     try:
         return data.decode(encoding), [f"the text is {encoding[:6].upper()}"]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text in {encoding.upper()} ({error.reason}). Save it in UTF-8.") from None
+        raise DataError(f"{path}: is not valid {encoding.upper()} text ({error.reason}). Save it in UTF-8.") from None
 
 
 def _check(path: Path, place: str, column: str, cell: str) -> None:
-    """Raises DataError for a cell that cannot be part of a table."""
+    """Raises DataError if a cell has broken or NUL characters, or is too long."""
     where = f"{place}, column {_short(column)}" if column else place
     if found := _SURROGATE.search(cell):
         what = f"byte 0x{ord(found[0]) - 0xDC00:02X}" if 0xDC80 <= ord(found[0]) <= 0xDCFF else "half a character"
         raise DataError(f"{path}: is not UTF-8 text ({where}: {what}). Save it in UTF-8.")
     if "\0" in cell:
-        raise DataError(f"{path}: {where} holds a NUL character. The file is damaged, or no table: save it again.")
+        raise DataError(f"{path}: {where} has a NUL character. The file is damaged or is not a table. Save it again.")
     if len(cell) > LONGEST:
         raise DataError(
             f"{path}: {where} has {len(cell):,} characters; at most {LONGEST:,} are read. Close the quotation mark "
-            "that is open before it, or leave the column out."
+            "that was left open before it, or leave the column out."
         )
 
 
@@ -128,9 +131,9 @@ def _has_numbers(line: str) -> bool:
 
 
 def _separator(path: Path, header: str, body: Sequence[str]) -> str:
-    """Separator of the cells: the one that divides most rows into as many cells as the header has.
+    """Separator between cells: the character that divides most rows into as many cells as the header has.
 
-    Of equals, the one that makes most cells.
+    Of several such characters, the one that gives most cells is taken.
     """
 
     def count(line: str, by: str) -> int:
@@ -148,7 +151,7 @@ def _separator(path: Path, header: str, body: Sequence[str]) -> str:
         if any(len(line.split()) != words for line in body):
             raise DataError(
                 f"{path}: the separator of the columns is unclear: the first line has {words} words and no comma, "
-                "semicolon or tab, and other lines have more or fewer. Write commas between the cells."
+                "semicolon or tab, but other lines have more or fewer words. Write commas between the cells."
             )
         return " "
     return ","
@@ -156,7 +159,7 @@ def _separator(path: Path, header: str, body: Sequence[str]) -> str:
 
 @contextmanager
 def _long_cells(length: int) -> Iterator[None]:
-    """Let csv read cells of any length; `_check` then refuses them with row and column."""
+    """Context in which csv reads cells of any length; `_check` then refuses them, with row and column."""
     before = csv.field_size_limit(max(length, LONGEST) + 1)
     try:
         yield
@@ -165,7 +168,7 @@ def _long_cells(length: int) -> Iterator[None]:
 
 
 def _cells(path: Path, text: str, separator: str) -> Iterator[list[str]]:
-    """Rows of stripped cells; the first is the header, if there is one."""
+    """Split text into rows of stripped cells; the first is the header, if there is one."""
     if separator == " ":
         yield from (line.split() for line in text.splitlines() if line.strip())
         return
@@ -193,8 +196,8 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path}: has two columns {twice[0]!r}, of which one would be lost. Rename or remove one.")
     if names and all(_NUMERIC.fullmatch(name) for name in names if name):
         raise DataError(
-            f"{path}: its first line is {_short(', '.join(names))}: numbers, no names of columns. Write the names "
-            "above them: n,loss."
+            f"{path}: its first line is {_short(', '.join(names))}: these are numbers, no names of columns. Insert a "
+            "line with the names above it, for example n,loss."
         )
 
 
@@ -209,8 +212,8 @@ def _records(
         if row[0].startswith("#") and hashes < len(rows):  # if all names begin with it, it is part of the names
             if len(row) == len(names):
                 raise DataError(
-                    f"{path.name} row {number}: begins with '#': it may be a comment, or a name. Remove the "
-                    "line, or the '#'."
+                    f"{path.name} row {number}: begins with '#', so it may be a comment or a row of the table. Remove "
+                    "the line if it is a comment; otherwise remove the '#'."
                 )
             left_out += 1
             continue
@@ -251,12 +254,15 @@ def _json(path: Path, text: str) -> list[dict[str, Any]]:
     records = _parsed(text, f"{path}:", advice)
     if isinstance(records, dict) and isinstance(records.get("log_history"), list):
         raise DataError(
-            f"{path}: is what a Hugging Face trainer keeps of one run. Write the validations of all runs into one "
-            f"table, then add a column n with the parameters of each run: {_TRAINER_STATES}"
+            f"{path}: is the state of a Hugging Face trainer, which holds a single run. Write the validations of all "
+            f"runs into one table with this command, then add a column n with the parameters of each run: "
+            f"{_TRAINER_STATES}"
         )
     rows = [k for k, v in records.items() if _are_objects(v)] if isinstance(records, dict) else []
     if rows:
-        raise DataError(f"{path}: has its rows under {_short(rows[0])}. Write this list alone into a file: {advice}")
+        raise DataError(
+            f"{path}: its rows are under the key {_short(rows[0])}. Write this list alone into a file. {advice}"
+        )
     if not _are_objects(records):
         raise DataError(f"{path}: is not a list of objects. {advice}")
     return records
@@ -277,7 +283,9 @@ def _parsed(text: str, place: str, advice: str) -> Any:
     def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
         if twice:
-            raise DataError(f"{place} has two values of {_short(twice[0])}, of which one would be lost.")
+            raise DataError(
+                f"{place} has two values of the key {_short(twice[0])}, of which one would be lost. Remove one."
+            )
         return dict(pairs)
 
     try:
@@ -292,8 +300,8 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise MatscaleError(
-            f'{path}: reading parquet takes pyarrow, which is not installed: pip install "matscale[tables]", or save '
-            "it as CSV."
+            f"{path}: parquet files are read by pyarrow, which is not installed. Install it with "
+            'pip install "matscale[tables]", or save the table as CSV.'
         ) from None
 
     def refuse(error: object) -> NoReturn:

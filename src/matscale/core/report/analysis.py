@@ -1,4 +1,4 @@
-"""Scaling laws for a report: all laws that can be fitted to the runs, and the reason for each that cannot."""
+"""Fit laws for a report: all that the runs allow, with the reason for each law that cannot be fitted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from matscale.core.scaling.tables.table import Excluded, Table, groups
 
 TERMS = ("energy", "forces", "stress")
 SEVERAL = 4
-"""Least number of architectures for a law with random offsets."""
+"""Least number of architectures for a mixed law, which has a random offset for each architecture."""
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,33 @@ class Refused:
 
     architecture: str
     way: str
-    """Variables of the law: `n`, `d`, `c`, `nd` or `frontier`; empty if none varies"""
+    """Variable or variables of the law: `n`, `d`, `c`, `nd` or `frontier`; empty if none varies"""
     target: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Laws of the runs. If `table` is None, `refusal` gives the reason."""
+    """All laws of the runs in a report. If there is no table to fit, `refusal` gives the reason."""
 
     table: Table | None
     fits: tuple[Fit, ...] = ()
-    """Laws of the compared loss"""
+    """Laws of the compared loss, which combines errors of energy, forces and stress"""
     terms: Mapping[str, tuple[Fit, ...]] = field(default_factory=dict)
     """Laws of the errors of energy, forces and stress [eV units], by term"""
     refused: tuple[Refused, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     mixed: Fit | None = None
-    """Mixed law: one exponent for all architectures and an offset of each, if there are at least `SEVERAL`"""
+    """Mixed law: one exponent for all architectures and an offset for each; None for fewer than `SEVERAL`"""
     excluded: tuple[Excluded, ...] = ()
-    """Runs that are in no law, with the reason"""
+    """Runs that are used in no law, with the reason"""
     refusal: str = ""
     notes: tuple[str, ...] = ()
     collapses: Mapping[str, Collapse] = field(default_factory=dict)
     """Result of the collapse check of the training curves, by architecture"""
 
     def fits_in(self, axis: str) -> list[Fit]:
-        """Fits of the loss in one variable."""
+        """Fits of the loss in the variable `axis` alone."""
         return [fit for fit in self.fits if fit.axes == (axis,)]
 
 
@@ -66,7 +66,7 @@ def analyse(
     measure_baselines: bool = True,
     samples: int = 1000,
 ) -> Analysis:
-    """Fit all laws that the runs allow. If there is none, the result has the reason, and no error is raised."""
+    """Fit all laws that the runs allow. If there is none, the result has the reason and no error is raised."""
     folders = [run.path for run in records.runs if run.info]
     if not folders:
         return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
@@ -113,7 +113,7 @@ def analyse(
 
 
 def of_target(table: Table, term: str) -> Table | None:
-    """Table whose `loss` is the error of one term [eV units]; None if no run has measured it."""
+    """Copy of a table whose `loss` is the error of energy, forces or stress [eV units]; None if no run measured it."""
     key = ERRORS[term]
     if key not in table.numbers:
         return None
@@ -124,12 +124,12 @@ def of_target(table: Table, term: str) -> Table | None:
 
 
 def main_axis(table: Table) -> str:
-    """Variable for figures of single errors: parameters if they vary, else data, else compute."""
+    """Variable of figures that show a single error: parameters if they vary, else data, else compute."""
     return next((axis for axis in ("n", "d", "c") if varies(table, axis)), widest(table))
 
 
 def levels(table: Table, axis: str) -> np.ndarray:
-    """Index of the size of each row among the sizes in `axis`, [rows]; -1 if the table does not have this variable."""
+    """Index of the size of each row in the variable `axis`, smallest size first; -1 if the table does not have it."""
     if not table.has(axis):
         return np.full(len(table), -1)
     return groups(table[axis])
@@ -178,7 +178,8 @@ def _try(
 def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
     """Fit the mixed law of all architectures in the main variable.
 
-    Returns None if there are too few architectures or sizes, and None with the reason if the fit fails.
+    Returns the law, and a list of refusals. The law is None if there are too few architectures or sizes. It is None,
+    with the reason in the list, if the fit fails.
     """
     axis = main_axis(table)
     if len(table.architectures) < SEVERAL or not varies(table, axis):
@@ -192,7 +193,7 @@ def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
 def _comparisons(
     table: Table, target: str = "loss", axes: tuple[str, ...] = ("n", "d", "c")
 ) -> tuple[tuple[Comparison, ...], list[Refused]]:
-    """Comparisons over every variable of `axes` that varies for at least two architectures."""
+    """Compare architectures over each variable of `axes` that varies for two of them or more; also return refusals."""
     laws = [law for law in host().laws() if law.axes == ("x",)]
     found, refused = [], []
     for axis in axes:

@@ -1,4 +1,4 @@
-"""Build a report from run folders: choose its figures and write the sentences beside each."""
+"""Build a report from run folders: its figures, and the sentences beside each figure."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ SECTIONS = ("laws", "curves", "terms", "exponents", "residuals", "cost")
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with the sentences beside it."""
+    """Figure of a report with the sentences beside it."""
 
     name: str
-    """Name of the figure, for its file and its element in the page"""
+    """Name of the figure in file names, and of its element in the page"""
     section: str
-    """One of `SECTIONS`"""
+    """Section of the page, one of `SECTIONS`"""
     title: str
     figure: Any
     sentences: tuple[str, ...] = ()
-    """Text, or `Markup` if words are marked"""
+    """Sentences as text, or as `Markup` if words in them are marked"""
     is_small: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a report page shows."""
+    """All that a report page shows."""
 
     records: Records
     analysis: Analysis
@@ -119,7 +119,10 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
 
 
 def plain_name(architecture: str) -> str:
-    """Name that is safe for a file and an element of the page: a record may hold any name, even `../x` or a tag."""
+    """Name of an architecture that is safe for a file and an HTML element.
+
+    A record may hold any name, even `../x` or a tag.
+    """
     plain = re.sub(r"[^\w.-]+", "-", architecture)
     return plain if plain == architecture else f"{plain}-{sha256(architecture.encode()).hexdigest()[:6]}"
 
@@ -154,7 +157,7 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
 
 
 def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
-    """Panels with the ratio of what two architectures need for the same loss, one for each comparison."""
+    """Figures of multipliers, one for each comparison: the ratio of what two architectures need for the same loss."""
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:
@@ -192,7 +195,7 @@ def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = ""
 
 
 def choices(panel: Panel) -> dict[str, dict[str, str]]:
-    """Quantities to choose for the axes of a figure, and its groupings: labels by key, under `x`, `y` and `by`."""
+    """Choices that the page offers for a figure: quantities under `x` and `y`, groupings under `by`; labels by key."""
     if panel.name != "curves":
         return {}
     return {
@@ -203,12 +206,12 @@ def choices(panel: Panel) -> dict[str, dict[str, str]]:
 
 
 def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write one file per figure and format. Raises MatscaleError if kaleido or a browser is missing."""
+    """Write a file for each figure and format. Raises MatscaleError if kaleido or a browser is missing."""
     try:
         import kaleido  # noqa: F401 - plotly asks for it only when it is too late to say what to install
     except ImportError:
         raise MatscaleError(
-            'Static figures need kaleido, which is not installed: pip install "matscale[figures]". '
+            'Static figures need kaleido, which is not installed. Install it: pip install "matscale[figures]". '
             "The page itself does not need it."
         ) from None
     from choreographer.errors import ChromeNotFoundError
@@ -227,14 +230,14 @@ def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str])
                 write_blocks(path, [file.read_bytes()])
     except ChromeNotFoundError:
         raise MatscaleError(
-            "Static figures are drawn by Chrome or Chromium, and there is none on the path. Install one "
-            "(apt install chromium), or name it: BROWSER_PATH=/path/to/chrome."
+            "Static figures are drawn by Chrome or Chromium, but neither was found. Install one (apt install "
+            "chromium), or say where it is: BROWSER_PATH=/path/to/chrome."
         ) from None
     return paths
 
 
 def _for_paper(panel: Panel) -> object:
-    """Copy of a figure for print: white background, one column wide, title inside the figure."""
+    """Copy of a figure for print: white background, width of a column, title inside the figure."""
     from plotly.graph_objects import Figure
 
     fig = Figure(panel.figure)

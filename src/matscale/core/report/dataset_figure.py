@@ -1,4 +1,4 @@
-"""Page with the distributions of a dataset's energies, forces and stresses, by source and split."""
+"""Page with the distributions of the energies, forces and stresses in a dataset, by source and by part of the split."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CONTROLS = {
     "plotlyServerURL": "",
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
 }
-"""Buttons of the figure.
+"""Settings of the plotly figure, with a list of its buttons.
 
-They are listed one by one, since plotly's default set links to its website and can upload a figure.
+Buttons are listed one by one, since plotly's default set links to its website and can upload a figure.
 """
 
 
 def figure(title: str, tables: dict[str, Any]) -> str:
-    """Make a self-contained HTML page with histograms.
+    """Make an HTML page that needs no other file, with histograms of the properties of a dataset.
 
-    `tables` has the moments and bins (`Tally.plain`) of every property of every part. A part has one colour in all
-    panels. Heights are logarithmic where the values are not, so that tails can be seen.
+    `tables` has the moments and bins (`Tally.plain`) of every property, for every part of the dataset. A part has one
+    colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
     """
     from plotly.graph_objects import Scatter
     from plotly.io import to_html
@@ -67,7 +67,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Shorten paths by their common folders and ending; other names stay."""
+    """Shorten paths by the folders and the ending that all have in common; other names stay."""
     paths = [name for name in names if os.sep in name]
     if len(paths) < 2:
         return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
@@ -83,7 +83,7 @@ def _shared(parts: list[list[str]]) -> int:
 
 
 def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float | None]]:
-    """Outline of a histogram in steps: left edges and heights (share of all values), interrupted at empty bins."""
+    """Outline of a histogram in steps: left edges, and heights as a share of all values, interrupted at empty bins."""
     x: list[float] = []
     y: list[float | None] = []
     before: int | None = None

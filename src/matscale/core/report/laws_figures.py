@@ -1,6 +1,6 @@
-"""Figures of laws: runs, size means, the law with its band, baselines.
+"""Plotly figures of laws: runs, means of sizes, laws with bands, baselines.
 
-`meta.runs` of a trace has the index of the run of each point, with which clicks and selections find runs and points.
+`meta.runs` of a trace has the index of the run of each point; clicks and selections in the page find runs by it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ UNITS = {
     "forces": ("forces MAE [meV/Å]", 1e3),
     "stress": ("stress MAE [meV/Å³]", 1e3),
 }
-"""Title of the axis, and factor from eV units, by target."""
+"""Title of the axis, and factor from eV units, for each target."""
 BEYOND = 2.0
-"""Factor by which a law is drawn beyond its points."""
+"""Factor by which a law is drawn beyond the smallest and the largest point."""
 
 
 def against(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str], target: str = "loss"
 ) -> Any:
-    """Plot the error of every run against `axis`, and the laws in `axis`.
+    """Plot the error of every run against `axis`, with the laws in this variable.
 
-    `index` has the position of each run in the report, by path; `names` has the names of the runs by position.
+    `index` gives the position of each run in the report by its path; `names` has the names of the runs by position.
     """
     title, factor = UNITS[target]
     ends = table.ends()
@@ -56,7 +56,7 @@ def against(
 
 
 def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
-    """Plot a law in n and d: loss against n, one line per amount of data."""
+    """Plot a law in n and d as loss against n, with one line for each amount of data."""
     table = fit.table
     level = levels(table, "d")
     colours = scale(int(level.max()) + 1)
@@ -85,7 +85,7 @@ def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
 def residuals(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str]
 ) -> Any | None:
-    """Plot the distance of each run from the laws in `axis` [%]; None if there is no law."""
+    """Plot the relative distance of each run from the laws [%] against `axis`; None if there is no law."""
     looks = style(table.architectures)
     traces: list[dict[str, Any]] = []
     for fit in fits:
@@ -112,7 +112,7 @@ def residuals(
 
 
 def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
-    """Plot the exponents of all laws with their intervals, one row each; open markers for fits that are no law."""
+    """Plot the exponents of all laws with their intervals, one row each; a marker is open if no law is claimed."""
     looks = style(architectures)
     traces = []
     rows = [_row(fit, name) for fit in fits for name in fit.law.exponents[:2]]
@@ -143,10 +143,11 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 
 
 def cheaper(comparison: Comparison) -> Any | None:
-    """Plot the ratio of compute, hours, parameters or data of two architectures against the loss; None if unknown.
+    """Plot how many times as much one architecture needs as another for the same loss; None if that is unknown.
 
-    Each pair has a colour, each quantity a dash. Every architecture is paired with the first of the ranking. Errors
-    have the units of the sentences beside the figure.
+    The x axis is this loss. There is a curve for each of compute, hours, parameters and data. Each pair has a colour,
+    each of these quantities a dash. Every architecture is paired with the first of the ranking. Losses have the units
+    of the sentences beside the figure.
     """
     pairs = comparison.facing_first
     looks = style(f"{pair.first} / {pair.second}" for pair in pairs)
@@ -169,7 +170,7 @@ def cheaper(comparison: Comparison) -> Any | None:
 
 
 def _multiplier(one: Multiplier, colour: str, dash: str) -> list[dict[str, Any]]:
-    """Traces of a multiplier: line and band."""
+    """Plotly traces of a multiplier: a line and its band."""
     loss, value, low, high = np.array([[p.loss, p.value, p.low, p.high] for p in one.points]).T
     shown = (low > 0) & np.isfinite(high)
     loss, value, low, high = (column[shown] for column in (loss, value, low, high))
@@ -190,7 +191,7 @@ def _multiplier(one: Multiplier, colour: str, dash: str) -> list[dict[str, Any]]
 
 
 def offsets(fit: Fit) -> Any:
-    """Plot the loss of each group relative to a pooled law, with its interval, one row each."""
+    """Plot the loss of each group relative to the law of all groups, with its interval; each group has a row."""
     looks = style(sorted(one.group for one in fit.groups))
     traces = []
     for one in fit.groups:
@@ -226,7 +227,7 @@ def _runs(
     names: Sequence[str],
     factor: float,
 ) -> list[dict[str, Any]]:
-    """Traces of the runs of one architecture: filled for runs in a law, open for others."""
+    """Plotly traces of the runs of one architecture; markers are filled for runs used in a law, and open for others."""
     if len(part) == 0:
         return []
     colour, symbol, _ = look
@@ -250,7 +251,10 @@ def _runs(
 
 
 def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list[dict[str, Any]]:
-    """Traces of a law: line and band; dotted, without a band, if it is no law. A local slope ends with its points."""
+    """Plotly traces of a law: a line and its band. The line is dotted, without a band, if no law is claimed.
+
+    A local slope ends with its points.
+    """
     colour, _, dash = look
     is_slope = fit.verdict == LOCAL_SLOPE
     grid = np.geomspace(*(fit.range[axis] if is_slope else _wider(*fit.range[axis])), 80)
@@ -275,7 +279,7 @@ def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list
 
 
 def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Traces of the smoothed training curves behind a frontier, thin, one per architecture."""
+    """Plotly traces of the smoothed training curves behind a compute frontier: thin lines, a trace per architecture."""
     traces = []
     for name in table.architectures:
         part = table.of_architecture(name)
@@ -298,7 +302,7 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
 
 
 def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
-    """Traces of baselines: grey lines with names at the end; names of close lines are joined."""
+    """Plotly traces of baselines: grey lines with the name at the end. Lines that are close share one label."""
     if len(x) == 0:
         return []
     low, high = _wider(float(np.min(x)), float(np.max(x)))
@@ -316,7 +320,10 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
 
 
 def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
-    """Labels of lines, by name. Lines within 8 % of the lowest of them share a label, which the highest of them has."""
+    """Labels of the lines of baselines, by the name of the baseline that has the label.
+
+    Lines within 8 % of the lowest of them share one label, which stands at the highest.
+    """
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
         if groups and value < 1.08 * groups[-1][0][1]:

@@ -1,4 +1,4 @@
-"""Layout of all figures of a report. The page sets the colours of text and grid for light or dark mode."""
+"""Layout that all figures of a report have. The page sets the colours of text and grid for light or dark mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID, TEXT = "#dfe3e8", "#30363d"
 
 
 def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True, True), **layout: Any) -> Any:
-    """Plotly figure of `traces` with axis titles; `log` (x, y) says which axes are logarithmic."""
+    """Make a plotly figure of `traces`, with axes titled `x` and `y`; `log` says for each whether it is logarithmic."""
     from plotly.graph_objects import Figure
 
     axis = {
@@ -42,7 +42,7 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
 
 
 def rounded(values: Any) -> list[float | None]:
-    """Round to five significant digits: enough for a figure, and a third of the bytes."""
+    """Round to five significant digits, which are enough for a figure and take a third of the bytes."""
     return [None if v is None or v != v or abs(v) == float("inf") else float(f"{v:.5g}") for v in map(float, values)]
 
 
@@ -56,11 +56,14 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 NEUTRAL = "#808890"
 
 _LOW, _MIDDLE, _HIGH = (53, 92, 170), (124, 123, 120), (222, 160, 32)
-"""Ends and middle of the colour scale for ordered values: blue to yellow, cividis without its darkest and lightest."""
+"""Low end, middle and high end of the colour scale for ordered values: cividis without darkest and lightest colours."""
 
 
 def style(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and dash of each unordered category, by name; colours repeat before markers do."""
+    """Colour, marker and dash for each of `names`, by name.
+
+    If there are more names than colours, colours repeat before markers do.
+    """
     return {
         name: (SERIES[k % len(SERIES)], SYMBOLS[k % len(SYMBOLS)], DASHES[k // len(SERIES) % len(DASHES)])
         for k, name in enumerate(sorted(set(names)))
@@ -68,12 +71,12 @@ def style(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def scale(n: int) -> list[str]:
-    """Colours of `n` ordered values, small to large."""
+    """Colours of `n` ordered values, from the smallest to the largest."""
     return [_between(k / (n - 1) if n > 1 else 0.0) for k in range(n)]
 
 
 def faint(colour: str, alpha: float = 0.16) -> str:
-    """Transparent colour for a band."""
+    """Transparent version of a colour, for a band."""
     r, g, b = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 

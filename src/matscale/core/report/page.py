@@ -1,4 +1,4 @@
-"""HTML page of the report: one file with everything in it. The same report gives the same bytes."""
+"""HTML page of a report: one file that contains everything. The same report gives the same bytes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ TITLES = {
 
 
 def page(report: Report, version: str = "") -> str:
-    """Render `report` as HTML.
+    """Render a report as HTML.
 
-    By its `version`, a served page notices that it is outdated; the version is empty for a page in a file.
+    A page that a server sends has a `version`, by which it notices that it is outdated; a page in a file has none.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -73,7 +73,7 @@ def page(report: Report, version: str = "") -> str:
 
 
 def scripts() -> tuple[str, ...]:
-    """Scripts of every page, which do not depend on the runs; a server permits only these."""
+    """Scripts that every page has. They do not depend on the runs, so that a server can permit these scripts only."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs(), "\n" + _asset("report.js")
@@ -84,7 +84,7 @@ def _asset(name: str) -> str:
 
 
 def _json(values: Any) -> str:
-    """Format JSON so that it cannot end the script element around it."""
+    """Format values as JSON that cannot end the script element around it."""
     return json.dumps(finite(values), sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -101,13 +101,13 @@ def _summary(runs: Sequence[RunRecord]) -> str:
 
 
 def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
-    """Figures by section, in the order of the page, without empty sections."""
+    """Figures of each section, in the order of the page; sections without figures are left out."""
     found = {key: [panel for panel in panels if panel.section == key] for key in SECTIONS}
     return {key: shown for key, shown in found.items() if shown}
 
 
 def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Filters for the runs, if there is more than one value to choose from: (kind, title, [(value, label)])."""
+    """Filters of runs that the page offers: (kind, title, [(value, label)]) for each kind with more than one value."""
     groups = [
         ("architecture", "Architectures", [(name, name) for name in architectures]),
         ("data", "Training structures", [(str(k), label) for k, label in enumerate(labels)]),
@@ -116,7 +116,7 @@ def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tup
 
 
 def _log_buttons(panel: Panel) -> dict[str, bool]:
-    """Whether an axis starts with a logarithmic scale, for each axis of a figure whose scale can be switched."""
+    """Axes of a figure whose scale can be switched: {axis: whether it is logarithmic at first}."""
     kinds = {axis: panel.figure.layout[f"{axis}axis"].type for axis in ("x", "y")}
     if panel.section == "exponents":
         return {}

@@ -1,4 +1,4 @@
-"""Records of runs for the report: configuration, status and curve, thinned so that thousands of runs fit a page."""
+"""Records of runs for a report: configuration, status, and a training curve of so few points that pages stay small."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALONG = {
     "epoch": "epochs",
     "wall_s": "seconds",
 }
-"""Labels of the quantities against which a curve can be drawn, by their keys in metrics.jsonl."""
+"""Labels of the quantities that can be the x axis of a training curve, by their keys in metrics.jsonl."""
 MEASURED = {
     "loss": ("validation loss", 1.0),
     "train": ("training loss", 1.0),
@@ -33,18 +33,18 @@ MEASURED = {
     "forces_mae": ("forces MAE [meV/Å]", 1e3),
     "stress_mae": ("stress MAE [meV/Å³]", 1e3),
 }
-"""Label, and factor from eV units, of each quantity that a curve can show."""
+"""Label of each quantity that can be the y axis of a training curve, and the factor from eV units."""
 ROWS_SHOWN = 60_000
-"""Largest total number of points of all curves."""
+"""Largest number of points of all curves together."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Record of a run: `info` is run.json, `config` is config.toml."""
+    """Records of one run for a report: `info` is run.json, `config` is config.toml."""
 
     path: Path
     name: str
-    """Path relative to the folder that all runs share."""
+    """Path of the run below the folder that all runs share."""
     status: str
     reason: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class RunRecord:
     curve: Mapping[str, list[float | None]] = field(default_factory=dict)
     """Values at the validations that are shown, by the keys of `ALONG` and `MEASURED`."""
     validations: Sequence[Mapping[str, Any]] = ()
-    """All validations, with the keys that laws need"""
+    """All validations, each with the keys that laws need"""
 
     @property
     def architecture(self) -> str:
@@ -65,35 +65,35 @@ class RunRecord:
 
     @property
     def d(self) -> float | None:
-        """Number of distinct training structures."""
+        """Number of structures in the training part."""
         return _positive((self.info.get("dataset") or {}).get("train"))
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """Last validation; empty before the first."""
+        """Row of the last validation; empty before the first validation."""
         return self.info.get("last") or {}
 
     def number(self, key: str) -> float | None:
-        """Total from run.json; None unless it is a positive number."""
+        """Total in run.json, such as `flops`; None unless it is a positive number."""
         return _positive(self.info.get(key))
 
 
 @dataclass(frozen=True)
 class Records:
-    """Records of all runs, in the order of their paths, and the folders that could not be read."""
+    """Records of all runs in the order of their paths, and the folders that could not be read."""
 
     runs: tuple[RunRecord, ...]
     damaged: tuple[Excluded, ...] = ()
 
     def index(self) -> dict[str, int]:
-        """Number of each run in the report, by the path of the run as laws write it."""
+        """Position of each run in the report, by the path of the run."""
         return {str(run.path): k for k, run in enumerate(self.runs)}
 
 
 def folders_of(sources: Sequence[str]) -> list[Path]:
-    """Find the run folders of `sources` (runs, folders, globs, studies), sorted.
+    """Find all run folders in `sources` (runs, folders, globs, studies), sorted by path.
 
-    Raises ConfigError for a missing path, DataError if there is no run in it.
+    Raises ConfigError for a missing path, and DataError if there is no run.
     """
     paths = [path for source in sources for path in expand(source)]
     found: set[Path] = set()
@@ -104,13 +104,14 @@ def folders_of(sources: Sequence[str]) -> list[Path]:
         found |= {info.parent for info in path.rglob(INFO) if not info.parent.name.startswith(".")}
     if not found:
         raise DataError(
-            f"{', '.join(map(str, paths))}: there is no run ({INFO}). `matscale train` and `matscale sweep` make runs."
+            f"{', '.join(map(str, paths))}: there is no run here (no {INFO}). `matscale train` and `matscale sweep` "
+            "make runs."
         )
     return sorted(found)
 
 
 def read_records(folders: Sequence[Path]) -> Records:
-    """Read the run folders. A folder that cannot be read is listed as damaged."""
+    """Read the records of run folders. A folder that cannot be read is listed as damaged."""
     names = short_names(folders)
     n_points = int(np.clip(ROWS_SHOWN // max(len(folders), 1), 20, 200))
     runs, damaged = [], []
@@ -123,7 +124,7 @@ def read_records(folders: Sequence[Path]) -> Records:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Shorten paths to the part below their common folder; a single run has its folder's name."""
+    """Shorten paths of runs to the part below the folder that they share; a single run gets its folder's name."""
     if len(folders) == 1:
         return [folders[0].resolve().name]
     common = os.path.commonpath([str(folder.absolute()) for folder in folders])
@@ -144,7 +145,7 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
 
 
 def _validations(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of validations; `train` is the mean training loss since the previous one."""
+    """Read the validation rows of a run; `train` in each is the mean training loss since the row before."""
     kept: list[dict[str, Any]] = []
     losses: list[float] = []
     for row in Rows(folder / METRICS):
@@ -164,8 +165,9 @@ def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str,
 
 
 def thin(n: int, n_points: int) -> list[int]:
-    """Choose at most `n_points` of `n` positions, the first and the last included: half at even spacing, half at even
-    spacing in the logarithm.
+    """Choose at most `n_points` of the positions 0 to n - 1, the first and the last included.
+
+    Half of them are evenly spaced, the other half evenly spaced in the logarithm.
 
     >>> thin(1000, 8)
     [0, 9, 99, 333, 666, 999]

@@ -1,4 +1,4 @@
-"""Page with the scores of a replayed table against the budget spent, one line for each strategy."""
+"""Page that shows a replayed table: error of each strategy against the budget that it spent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _PANELS = {"r2": "R² of the held-out runs", "error": "error of the held-out run
 
 
 def figure(title: str, scores: Sequence[Score]) -> str:
-    """Make a self-contained HTML page: the mean over the replays as a line, their range as a band."""
+    """Make an HTML page that needs no other file, with a line and a band for each strategy.
+
+    The line is the mean over the replays, the band their range.
+    """
     from plotly.graph_objects import Scatter
     from plotly.io import to_html
     from plotly.subplots import make_subplots

@@ -1,4 +1,4 @@
-"""Figures of runs: training curves, with a choice of groups and axes, and costs."""
+"""Plotly figures of runs: training curves, whose axes and groups can be chosen in the page, and costs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BY = ("architecture", "size", "data")
 
 
 def training_curves(runs: Sequence[RunRecord]) -> Any:
-    """Plot the validations of every run, one trace per architecture, size and amount of data.
+    """Plot the training curves of all runs, with one plotly trace per architecture, size and amount of data.
 
-    Gaps separate the runs of a trace. `meta.segments` has the points of each run, `meta.choices` further quantities for
-    the axes, `meta.by` the style of the trace for each grouping.
+    Gaps separate the runs of a trace. `meta.segments` of a trace has the points of each run, `meta.choices` has other
+    quantities for the axes, and `meta.by` has the style of the trace for each grouping.
     """
     looks = _looks(runs)
     cells: dict[tuple[str, int, int], list[int]] = {}
@@ -53,9 +53,9 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
 
 
 def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> Any:
-    """Plot the loss divided by the final loss of a run against the completed share of the run.
+    """Plot normalised training curves: loss over final loss, against the completed share of the run.
 
-    Curves of sizes that do not collapse onto the others are bold.
+    A curve is bold if its size deviates from the others in the collapse check.
     """
     looks = style(collapses)
     traces = []
@@ -74,7 +74,7 @@ def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> A
 
 
 def _alike(sizes: Mapping[str, float], place: Mapping[str, float]) -> bool:
-    """Whether the sizes of a run equal those in `place`, in every variable that `place` has."""
+    """Whether the sizes of a run are those in `place`, for every variable that `place` has."""
     return all(abs(np.log(sizes[axis] / value)) < SAME for axis, value in place.items())
 
 
@@ -83,14 +83,14 @@ def _sizes(sizes: Mapping[str, float]) -> str:
 
 
 def cost(runs: Sequence[RunRecord]) -> Any:
-    """Plot training FLOPs per atom seen against parameters."""
+    """Plot the training FLOPs per atom seen, against the number of parameters."""
     return _scatter(
         runs, lambda run: (run.number("flops") or 0) / (run.number("atoms") or np.inf), "FLOPs per atom seen"
     )
 
 
 def speed(runs: Sequence[RunRecord]) -> Any:
-    """Plot training FLOPs per second of wall time, over all processes, against parameters."""
+    """Plot the training FLOPs per second of wall time, over all processes, against the number of parameters."""
     return _scatter(
         runs, lambda run: (run.number("flops") or 0) / (run.number("wall_s") or np.inf), "training FLOPs per second"
     )
@@ -112,7 +112,10 @@ def _scatter(runs: Sequence[RunRecord], value: Any, title: str) -> Any:
 
 
 def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, list[Any]], list[list[int]]]:
-    """Columns of several runs joined with gaps; also [run, first point, point after the last] for each."""
+    """Join the curves of several runs with gaps between them, as columns by key.
+
+    Also returns [index of the run, first point, point after the last] for each run.
+    """
     columns: dict[str, list[Any]] = {key: [] for key in (*ALONG, *MEASURED)}
     segments = []
     for k in cell:
@@ -124,7 +127,7 @@ def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, l
 
 
 def _keys(runs: Sequence[RunRecord]) -> list[tuple[str, int, int]]:
-    """Keys of each run for grouping: (architecture, index of the size, index of the amount of data)."""
+    """Group of each run in each grouping: (architecture, index of the size, index of the amount of data)."""
     sizes, data = (_numbers([getattr(run, axis) for run in runs]) for axis in ("n", "d"))
     return [(run.architecture, n, d) for run, n, d in zip(runs, sizes, data)]
 
@@ -136,7 +139,7 @@ def _numbers(values: Sequence[float | None]) -> list[int]:
 
 
 def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str]]]:
-    """Label, colour and dash of the traces of each group, by grouping (`BY`) and group."""
+    """Style of each group of runs, (label, colour, dash), by grouping (one of `BY`) and group."""
     architectures = style(run.architecture for run in runs)
     found: dict[str, dict[Any, tuple[str, str, str]]] = {
         "architecture": {name: (name, colour, dash) for name, (colour, _, dash) in architectures.items()}
@@ -155,7 +158,7 @@ def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str
 
 
 def data_levels(runs: Sequence[RunRecord]) -> tuple[list[int], list[str]]:
-    """Index of each run's amount of data (-1 if unknown), and the label of each index."""
+    """Index of the amount of data of each run (-1 if unknown), and the label of each index."""
     levels = _numbers([run.d for run in runs])
     looks = _looks(runs)["data"]
     return levels, [looks[k][0].removeprefix("D = ") for k in sorted(set(levels) - {-1})]

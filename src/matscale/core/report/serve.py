@@ -1,4 +1,4 @@
-"""Server of a report on growing runs: it builds the page again when a record has changed."""
+"""Serve a report on runs that are still training; the page is built again when a record has changed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def version_of(sources: Sequence[str]) -> str:
-    """Version of the records; it changes when a run appears or a record grows.
+    """Version of the records of runs: a text that changes when a run appears or a record grows.
 
-    Sources without runs have a version, too.
+    Sources without any run have a version as well.
     """
     try:
         folders = folders_of(sources)
@@ -43,9 +43,9 @@ NOTHING = "default-src 'none'"
 
 
 def policy_of(scripts: Iterable[str]) -> str:
-    """Content security policy that allows these scripts, by their hash, and nothing from other places.
+    """Content security policy of a page: it allows the given scripts, by their hashes, and nothing from other places.
 
-    The scripts come from the package rather than from the page, into which the name of a run could inject one.
+    The scripts come from the package, not from the page, into which the name of a run could inject a script.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
@@ -56,19 +56,19 @@ def policy_of(scripts: Iterable[str]) -> str:
 
 
 class Pages:
-    """Cache of the current page. It is built once per version, by one thread at a time."""
+    """Cache of the page that a server sends. The page is built once per version, by one thread at a time."""
 
     def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
-        """Set up the pages.
+        """Set up the cache; `build` makes the page from its version.
 
-        `build` makes the page of a version. If it raises MatscaleError, a page with the error is shown.
+        If it raises MatscaleError, a page with the error is sent instead.
         """
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
         self.version, self.text, self.policy = "", "", policy_of(scripts())
 
     def current(self) -> tuple[str, str]:
-        """Current page with its content security policy."""
+        """Current page, and its content security policy."""
         with self.lock:
             version = version_of(self.sources)
             if version != self.version:
@@ -84,7 +84,7 @@ class Pages:
 
 
 def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:
-    """Make a server that is ready for `serve_forever`; `port` 0 chooses a free port."""
+    """Make a server that sends the pages, ready for `serve_forever`; `port` 0 takes a free port."""
     handler = type("Handler", (_Handler,), {"pages": pages, "is_local": host in LOOPBACK})
     return (_OverIPv6 if ":" in host else ThreadingHTTPServer)((host, port), handler)
 
@@ -125,14 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def end_headers(self) -> None:
-        """Add headers to every answer, including errors: browsers must not guess its type or send a referrer."""
+        """Add security headers to every answer, even to errors: browsers must not guess its type or send a referrer."""
         self.send_header("Content-Security-Policy", self.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log no requests, since they would hide the output of the command."""
+        """Log nothing: a log of requests would hide the output of the command."""
 
 
 def url(running: ThreadingHTTPServer) -> str:

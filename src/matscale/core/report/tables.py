@@ -1,4 +1,4 @@
-"""Tables of the report: their contents. `assets/page.html.jinja` renders them."""
+"""Contents of the tables in a report; the template `assets/page.html.jinja` renders them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ WORDS = frozenset(
         "value",
     }
 )
-"""Headings of columns that hold words; other columns hold numbers and are right-aligned."""
+"""Headings of columns that contain words; other columns contain numbers and are right-aligned."""
 
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """Table for the template; a cell is text, or `Markup` if it contains elements."""
+    """Table for the HTML template. A cell is text, or `Markup` if it contains HTML elements."""
 
     caption: str
     headings: tuple[str, ...]
@@ -51,12 +51,12 @@ class HtmlTable:
 
 
 def side(heading: str) -> str:
-    """Class of a column: `num` for right-aligned numbers, or none."""
+    """HTML class of a column: `num` for right-aligned numbers, empty for words."""
     return "" if heading in WORDS else "num"
 
 
 def verdicts(analysis: Analysis) -> HtmlTable:
-    """Table of all laws, one per row: verdict, exponents, range, reasons and notes."""
+    """Table with one law per row: verdict, exponents, range, reasons and notes."""
     rows = [
         [
             fit.architecture,
@@ -73,7 +73,7 @@ def verdicts(analysis: Analysis) -> HtmlTable:
 
 
 def held_out(analysis: Analysis) -> HtmlTable:
-    """Table of the largest sizes: loss predicted from the smaller sizes, and measured loss."""
+    """Table of held-out sizes: the loss that the smaller sizes predict, and the measured loss."""
     rows = []
     for fit in analysis.fits:
         for held in fit.held_out[-2:]:
@@ -87,7 +87,7 @@ def held_out(analysis: Analysis) -> HtmlTable:
 
 
 def run_cells(run: RunRecord) -> list[str]:
-    """Cells of a run for `RUN_COLUMNS`, without the first two (name and status)."""
+    """Cells of a run in the columns `RUN_COLUMNS`, without the first two, name and status."""
     last, hours = run.last, run.number("wall_s")
     return [
         run.architecture,
@@ -103,7 +103,7 @@ def run_cells(run: RunRecord) -> list[str]:
 
 
 def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
-    """Table of the hardware: devices, number of runs, device-hours and FLOPs."""
+    """Table of the hardware on which the runs were trained: devices, number of runs, device-hours and FLOPs."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
         if run.info:
@@ -124,7 +124,7 @@ def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Runs that one law, or every law, left out for one reason; the first fifty are named."""
+    """Runs that one law, or every law, left out for the same reason; the first fifty are named."""
 
     law: str
     reason: str
@@ -133,7 +133,7 @@ class LeftOut:
 
 
 def left_out(analysis: Analysis) -> list[LeftOut]:
-    """Runs that no law used, then those that one law left out, by reason."""
+    """Runs that were left out, by law and reason; those that no law uses come first."""
     seen = set(analysis.excluded)
     groups: list[tuple[str, Sequence[Excluded]]] = [("every law", analysis.excluded)]
     groups += [(f"{fit.architecture}, {fit.name}", [e for e in fit.excluded if e not in seen]) for fit in analysis.fits]
@@ -149,7 +149,7 @@ def _by_reason(excluded: Sequence[Excluded], law: str) -> list[LeftOut]:
 
 
 def provenance(runs: Sequence[RunRecord], command: str, version: str) -> dict[str, str]:
-    """Provenance of the page: what is needed to make the runs and this page again."""
+    """Origin of the page: what is needed to make the runs and this page again."""
     infos = [run.info for run in runs if run.info]
 
     def values(pick: Any) -> str:

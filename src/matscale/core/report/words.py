@@ -23,7 +23,7 @@ OVER = {
 
 
 def sentence(fit: Fit) -> Markup:
-    """Sentences on one law: verdict, statement, range, test."""
+    """Describe a law in sentences: its verdict, exponents and range, and its test on held-out sizes."""
     over = OVER.get("".join(fit.axes), ", ".join(fit.axes))
     beside = f" at {fit.fixed}" if fit.fixed else ""
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
@@ -43,7 +43,7 @@ def _notes(fit: Fit) -> str:
 
 
 def remarks(fit: Fit) -> Markup:
-    """Reasons and notes of a law, one per line, for the text beside its verdict."""
+    """Reasons against a law and notes on it, one per line, for the text beside its verdict."""
     still = [f"still, {fit.still}"] if fit.still else []
     return Markup("<br>").join([*(f"because {reason}" for reason in fit.reasons), *still, *fit.notes])
 
@@ -53,7 +53,7 @@ def _dotted(fit: Fit) -> str:
 
 
 def exponents(fit: Fit) -> str:
-    """Format the exponents: `α = 0.25 (0.24 to 0.26)`, and the floor if there is one."""
+    """Format the exponents of a law: `α = 0.25 (0.24 to 0.26)`, and its floor if it has one."""
     names = [*fit.law.exponents, *([fit.law.floor] if fit.law.floor else [])]
     factor = 1.0 if fit.target == "loss" else 1e3
     parts = []
@@ -64,7 +64,7 @@ def exponents(fit: Fit) -> str:
 
 
 def apart(fit: Fit) -> list[str]:
-    """Describe the groups that lie off a pooled law."""
+    """Sentences that name the groups whose loss lies significantly below or above the law of all groups."""
     said = []
     for word in ("below", "above"):
         off = [f"{one.group} ({with_interval(one.ratio, one.low, one.high)})" for one in fit.groups if one.word == word]
@@ -85,7 +85,7 @@ def reach(fit: Fit) -> str:
 
 
 def held_out(fit: Fit) -> str:
-    """Describe how well the smaller sizes predict the largest one."""
+    """Sentence that says how well the smaller sizes predict the largest one."""
     if not fit.held_out:
         return "There were too few sizes to hold one out."
     held = fit.held_out[-1]
@@ -102,13 +102,13 @@ def refused(one: Refused) -> Markup:
 
 
 def chip(verdict: str) -> Markup:
-    """Verdict as a word in a frame, readable without colour."""
+    """Verdict as a word in a frame, which can be read without seeing colours."""
     kind = "yes" if verdict in (*LAWS, "exponents differ") else "part" if verdict == LOCAL_SLOPE else "no"
     return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
 
 def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
-    """Describe the test of two exponents, and the smallest difference that it could have found."""
+    """Sentences on a pair of architectures: the test of their exponents, and the smallest difference it could find."""
     axis = comparison.axis.upper()
     over = OVER[comparison.axis] + (f" at {comparison.fixed}" if comparison.fixed else "")
     head = Markup("{} <b>{}</b> and <b>{}</b> over {}").format(chip(pair.verdict), pair.first, pair.second, over)
@@ -131,7 +131,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """Sentences on what each pair needs for the same loss, then on each quantity along its curve; a text per pair."""
+    """Text on each pair of architectures: what each needs for the same loss, by quantity and along the curve."""
     told = []
     for pair in comparison.facing_first:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]
@@ -164,7 +164,7 @@ def _number(value: float) -> str:
 
 
 def ranking(comparison: Comparison) -> str:
-    """Rank all architectures at the largest common value, in one line."""
+    """Sentence that ranks all architectures by their loss at the largest size that all have."""
     ranks = "; ".join(
         f"{k}. {rank.architecture} {number(rank.loss, rank.low, rank.high)}"
         + ("" if rank.is_law else " (by a line that is no law)")

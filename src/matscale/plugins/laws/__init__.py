@@ -1,5 +1,8 @@
-"""Built-in scaling laws: in one variable (`power`, `broken`), in several (`joint`, `repeated`, `farseer`), and of
-mixtures of experts (`routing`, `experts`)."""
+"""Built-in forms of scaling laws.
+
+They are laws in one variable (`power`, `broken`), in several (`joint`, `repeated`, `farseer`), and laws of mixtures of
+experts (`routing`, `experts`).
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _terms(theta: Array, x: Array) -> Array:
 
 
 def _width(log_width: Array) -> Array:
-    """Width f of the break, clipped to `WIDTHS`, since the sizes cannot distinguish narrower or wider breaks."""
+    """Width f of the break, limited to `WIDTHS`: the sizes cannot tell even narrower or wider breaks apart."""
     return np.asarray(np.exp(np.clip(log_width, *WIDTHS)))
 
 
@@ -52,7 +52,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Starts of the search: the best five of a coarse grid over the four parameters that are not amplitudes."""
+    """Starting points of the fit: the best five on a coarse grid of the four parameters that are not amplitudes."""
     inside = np.quantile(x[:, 0], [0.2, 0.35, 0.5, 0.65, 0.8])
     grid = np.array(list(product([-0.1, 0.05, 0.2, 0.4, 0.8], [-0.5, -0.2, 0.2, 0.5, 1.0], inside, [0.1, 0.5, 1.5])))
     alpha, gamma, x_break, width = (grid[:, j, None] for j in range(4))

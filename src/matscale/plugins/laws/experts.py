@@ -40,7 +40,7 @@ GRANULAR = Powers(
 
 
 def experts_data_starts(x: Array, y: Array) -> Array:
-    """Starts from the joint law in N and D, with and without a gain from experts in each of its two power terms."""
+    """Starting points of the fit: the joint law in N and D, with and without a gain from experts in its power terms."""
     found = []
     for e, a, b, alpha, beta in ND.starts(x[:, :2], y, 2, alpha=COARSE, beta=COARSE):
         found += [[e, a, alpha, n_gain, 0.0, b, beta, d_gain, 0.0] for n_gain, d_gain in ((0, 0), (0.1, 0), (0.1, 0.1))]
@@ -48,7 +48,7 @@ def experts_data_starts(x: Array, y: Array) -> Array:
 
 
 def granularity_starts(x: Array, y: Array) -> Array:
-    """Starts from the joint law in N and D, with half of its N term falling with the granularity."""
+    """Starting points of the fit: the joint law in N and D, in which half of the N term falls with the granularity."""
     found = []
     for e, a, b, alpha, beta in ND.starts(x[:, :2], y, 2, alpha=COARSE, beta=COARSE):
         found += [[e, a - np.log(2), a - np.log(2), b, alpha, beta, gamma] for gamma in (0.3, 1.0)]

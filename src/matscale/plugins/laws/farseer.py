@@ -22,11 +22,14 @@ from matscale.plugins.laws.joint import ND
 from matscale.plugins.laws.terms import EXPONENTS, log_sum, shares
 
 ANCHOR = float(np.log(1e7))
-"""ln N1 and ln D1"""
+"""ln N1, which is also ln D1"""
 
 
 def bent(n: Array, power: Array) -> tuple[Array, Array]:
-    """Compute (u - 1) / power with u = N^power, and its derivative by the power; limits n and n² / 2 at power 0."""
+    """Compute (u - 1) / power with u = N^power, and its derivative by the power; `n` is ln N.
+
+    At power 0, both have their limits n and n² / 2.
+    """
     z = np.clip(power * n, -30.0, 30.0)
     small = np.abs(z) < 1e-4
     safe, at = np.where(small, 1.0, z), np.where(small, 1.0, power)
@@ -37,7 +40,10 @@ def bent(n: Array, power: Array) -> tuple[Array, Array]:
 
 
 def _of_size(theta: Array, n: Array) -> tuple[Array, ...]:
-    """Functions of N alone: ln of the floor, of the data term at D = 1, slope in ln D; and what derivatives need."""
+    """Compute the functions of N in the law: ln of the floor, ln of the data term at D = 1, slope in ln D.
+
+    `n` is ln(N / N1). Parts that the derivatives need come after these three.
+    """
     e, s, q, a, t, b, beta, g, c = (theta[..., j, None] for j in range(9))
     (floor, d_q), (lever, d_b), (steeper, d_c) = bent(n, q), bent(n, b), bent(n, c)
     with np.errstate(over="ignore"):
@@ -48,7 +54,7 @@ def _of_size(theta: Array, n: Array) -> tuple[Array, ...]:
 
 
 def _at_runs(theta: Array, x: Array, count: int) -> list[Array]:
-    """Compute the first `count` functions of N (`_of_size`) at the runs, once for each distinct N.
+    """Compute the first `count` functions of N (see `_of_size`) at all runs, once for each distinct N.
 
     The exponentials in these functions would otherwise dominate the time of a fit.
     """
@@ -78,7 +84,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Starts of the search: the best joint law E + A N^-alpha + B D^-beta, with several bends."""
+    """Starting points of the fit: the best joint law E + A N^-alpha + B D^-beta, with several powers that bend it."""
     middle = x.mean(axis=0)
     n = middle[0] - ANCHOR
     [(e, a, b, alpha, beta)] = ND.starts(x - middle, y - y.mean(), 1, alpha=EXPONENTS[::2], beta=EXPONENTS[::2])

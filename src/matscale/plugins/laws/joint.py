@@ -37,7 +37,7 @@ def kaplan_jacobian(theta: Array, x: Array) -> Array:
 
 
 def kaplan_starts(x: Array, y: Array) -> Array:
-    """Starts at which the two terms are equal at a typical point, for some exponents."""
+    """Starting points of the fit: for several exponents, the law whose two terms are equal at a typical point."""
     found = []
     for alpha_n, alpha_d in product([0.05, 0.1, 0.2, 0.4, 0.8], repeat=2):
         level = float(np.mean(y)) / alpha_d - np.log(2.0)

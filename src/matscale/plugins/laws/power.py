@@ -12,20 +12,23 @@ from matscale.plugin import Array
 from matscale.plugins.laws.terms import Powers
 
 ALPHAS = np.geomspace(0.02, 3.0, 60)
-"""Exponents with which the search for a floor starts."""
+"""Exponents at which the search for a law with a floor begins."""
 
 PURE = Powers(("x",), ("A", "alpha"), terms={"A": ("alpha",)}, variables={"alpha": ("x",)})
 FLOORED = Powers(("x",), ("E", "A", "alpha"), terms={"E": (), "A": ("alpha",)}, variables={"alpha": ("x",)})
 
 
 def power_starts(x: Array, y: Array) -> Array:
-    """Start of the search: the least-squares line, which is already the minimum."""
+    """Starting point of the fit of a power law: the least-squares line, which is already the minimum."""
     slope = (x[:, 0] * y).sum() / max((x[:, 0] ** 2).sum(), 1e-300)
     return np.array([[0.0, -slope]])
 
 
 def floor_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection: the best three exponents of a grid, and one start without a floor."""
+    """Starting points of the fit of a power law with a floor: three exponents of a grid, and one without a floor.
+
+    The amplitudes for each exponent are found by least squares (variable projection).
+    """
     without = np.concatenate([[-9.0], power_starts(x, y)[0]])
     return np.vstack([FLOORED.starts(x, y, 3, alpha=ALPHAS), without])
 

@@ -21,20 +21,20 @@ from matscale.plugins.laws.terms import EXPONENTS, Powers
 KAPPAS = (0.25, 0.5, 1.0, 1.5)
 """Exponents of the penalty at which the search begins."""
 WORTH = (-6.0, 12.0)
-"""Bounds of ln R*: beyond them repeats are worth nothing, or as much as new structures."""
+"""Bounds of ln R*. Below them, repeated structures are worth nothing; above them, as much as new structures."""
 NO_REPEAT = 1e-9
 """Value that replaces R = 0, whose logarithm is not finite."""
 
 
 def useful(log_r: Array, unique: Array, seen: Array) -> Array:
-    """Compute ln D' from ln R*, ln U and ln S."""
+    """Compute ln D', the effective amount of data, from ln R*, ln U and ln S."""
     r = np.exp(np.clip(log_r, *WORTH))
     repeats = np.maximum(np.exp(seen - unique) - 1.0, 0.0)
     return np.asarray(unique + np.log1p(-r * np.expm1(-repeats / r)))
 
 
 def _more_useful(log_r: Array, unique: Array, seen: Array) -> Array:
-    """Derivative of ln D' by ln R*."""
+    """Derivative of ln D', the effective amount of data, by ln R*."""
     r = np.exp(np.clip(log_r, *WORTH))
     share = np.maximum(np.exp(seen - unique) - 1.0, 0.0) / r
     fewer = np.expm1(-share)
@@ -43,7 +43,7 @@ def _more_useful(log_r: Array, unique: Array, seen: Array) -> Array:
 
 
 def _worth(theta: Array, x: Array) -> Array:
-    """Compute (ln N, ln D') from ln N, ln U, ln S; `repetition` is the joint law in N and D'."""
+    """Convert (ln N, ln U, ln S) to (ln N, ln D'), the variables in which `repetition` is a joint law."""
     log_d = useful(theta[..., 5, None], x[..., 1], x[..., 2])
     return np.stack(np.broadcast_arrays(x[..., 0], log_d), axis=-1)
 
@@ -68,7 +68,7 @@ def repetition_starts(x: Array, y: Array) -> Array:
 
 
 def pressure(x: Array) -> Array:
-    """Compute ln (R N / U) from ln N, ln U, ln S."""
+    """Compute ln(R N / U) from ln N, ln U, ln S: the repeats times the parameters per unique structure."""
     repeats = np.maximum(np.expm1(x[..., 2] - x[..., 1]), NO_REPEAT)
     return np.asarray(np.log(repeats) + x[..., 0] - x[..., 1])
 
@@ -79,11 +79,11 @@ PENALISED = Powers(
     terms={"E": (), "A": ("alpha",), "B": ("beta",), "P": ("kappa",)},
     variables={"alpha": ("n",), "beta": ("s",), "kappa": ("relief",)},
 )
-"""Form of `overfitting` in ln N, ln S and ln of the relief, relief = U / (R N); the penalty is P relief^-kappa."""
+"""Form of `overfitting` in ln N, ln S and ln of the relief, which is U / (R N); the penalty is P relief^-kappa."""
 
 
 def _pressed(x: Array) -> Array:
-    """Compute the variables of `PENALISED` from ln N, ln U, ln S."""
+    """Convert (ln N, ln U, ln S) to the variables of `PENALISED`."""
     return np.stack([x[..., 0], x[..., 2], -pressure(x)], axis=-1)
 
 
@@ -96,7 +96,7 @@ def overfitting_jacobian(theta: Array, x: Array) -> Array:
 
 
 def overfitting_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection with four amplitudes: the best pair of exponents for each kappa."""
+    """Starting points of the fit: the best pair of exponents for each kappa; amplitudes follow by least squares."""
     at, found, coarse = _pressed(x), [], EXPONENTS[::2]
     most = -at[:, 2].min()
     at[:, 2] += most  # so that an amplitude that vanishes is small against the loss, whatever kappa is

@@ -18,23 +18,23 @@ LOG10 = np.log(10.0)
 
 
 STARTS, SPANS = (-8.0, 8.0), (-6.0, 16.0)
-"""Bounds of ln X_start and of ln of the span, X_max / X_start - 1."""
+"""Bounds of ln X_start, and of ln of the span, which is X_max / X_start - 1."""
 
 
 def _limits(log_start: Array, log_span: Array) -> tuple[Array, Array, Array]:
-    """Limits of the law: X_max, (1 / X_start - 1 / X_max)^-1, and the span, with X_max = X_start (1 + span)."""
+    """Compute X_max, (1 / X_start - 1 / X_max)^-1 and the span, with X_max = X_start (1 + span)."""
     start, span = np.exp(np.clip(log_start, *STARTS)), np.exp(np.clip(log_span, *SPANS))
     return start * (1.0 + span), start * (1.0 + 1.0 / span), span
 
 
 def _effective(log_start: Array, log_span: Array, experts: Array) -> Array:
-    """Compute log10 Ê of the effective number of experts."""
+    """Compute log10 Ê, where Ê is the effective number of experts."""
     top, own, _ = _limits(log_start, log_span)
     return np.asarray(-np.log10(1.0 / (experts - 1.0 + own) + 1.0 / top))
 
 
 def _slopes(log_start: Array, log_span: Array, experts: Array, e: Array) -> tuple[Array, Array]:
-    """Derivatives of e = log10 Ê by ln X_start and by the log of the span."""
+    """Derivatives of e = log10 Ê by ln X_start and by ln of the span."""
     top, own, span = _limits(log_start, log_span)
     scale = 10.0**e / LOG10
     squared = scale / (experts - 1.0 + own) ** 2
@@ -63,7 +63,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Starts of the search: for given X_start and X_max, least squares for a, b, c, d."""
+    """Starting points of the fit: several pairs X_start, X_max, with a, b, c, d by least squares."""
     found = []
     n = x[:, 0] / LOG10
     for start, top in product([0.7, 1.0, 2.0, 4.0], [50.0, 200.0, 500.0, 2000.0]):

@@ -1,4 +1,4 @@
-"""Logarithms of sums, ln Σ_i exp(t_i), and laws that are sums of powers, as most are."""
+"""Sums of powers, the form of most laws, and logarithms of sums, ln Σ_i exp(t_i)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EXPONENTS = np.linspace(0.02, 2.0, 40)
 
 
 def log_sum(terms: Array) -> Array:
-    """Compute ln Σ_i exp(terms_i) [..., k] of terms [m, ..., k]."""
+    """Compute ln Σ_i exp(terms_i) [..., k] from m terms [m, ..., k]."""
     top = terms.max(axis=0)
     parts = terms - top
     return np.asarray(top + np.log(np.exp(parts, out=parts).sum(axis=0)))
 
 
 def shares(terms: Array) -> Array:
-    """Share of each term in the sum [m, ..., k]: the derivative of `log_sum` by that term."""
+    """Share of each of m terms in their sum [m, ..., k], which is the derivative of `log_sum` by this term."""
     parts: Array = terms - terms.max(axis=0)
     np.exp(parts, out=parts)
     parts /= parts.sum(axis=0)
@@ -34,26 +34,27 @@ def shares(terms: Array) -> Array:
 
 @dataclass(frozen=True)
 class Powers:
-    """Sum of powers, L = E + A N^-alpha + B D^-beta and the like: the logarithm of a term is linear in its parameters.
+    """Form of a law that is a sum of powers, such as L = E + A N^-alpha + B D^-beta.
 
-    An exponent of two variables makes the power of each depend on the other: gamma of (n, e) gives N^(gamma ln X).
+    The logarithm of each term is linear in its parameters. An exponent may belong to two variables and couple their
+    powers: gamma of (n, e) gives a factor N^(gamma ln X).
     """
 
     axes: tuple[str, ...]
     parameters: tuple[str, ...]
-    """All parameters, in the order of theta."""
+    """Names of all parameters, in the order of theta."""
     terms: Mapping[str, tuple[str, ...]]
-    """Exponents in each term, by the name of the term's amplitude; `E` is the floor."""
+    """Names of the exponents in each term, by the name of the term's amplitude; `E` is the floor."""
     variables: Mapping[str, tuple[str, ...]]
-    """Axes that each exponent belongs to: one axis, or two for an exponent that couples them."""
+    """Axes to which each exponent belongs: one axis, or two for an exponent that couples them."""
 
     def value(self, theta: Array, x: Array) -> Array:
-        """Compute ln L [..., k] from theta [..., p] and ln x [..., k, axes]."""
+        """Compute ln L [..., k] from parameters theta [..., p] and ln x [..., k, axes]."""
         terms = self._terms(theta, x)
         return terms[0] if len(terms) == 1 else log_sum(terms)
 
     def jacobian(self, theta: Array, x: Array) -> Array:
-        """Compute the derivatives of `value` by theta [..., k, p]."""
+        """Compute the derivatives of ln L by the parameters [..., k, p]."""
         of = dict(zip(self.terms, shares(self._terms(theta, x))))
         columns = [
             of[name] if name in of else self._times(name, reduce(add, [of[a] for a in of if name in self.terms[a]]), x)
@@ -62,7 +63,7 @@ class Powers:
         return np.stack(columns, axis=-1)
 
     def move(self, theta: Array, x0: Array, y0: float) -> Array:
-        """Compute theta of the same curve shifted by x0 in ln x and by y0 in ln L."""
+        """Parameters of the same curve, shifted by `x0` in ln x and by `y0` in ln L."""
         moved = theta.copy()
         for amplitude, names in self.terms.items():
             moved[..., self._at(amplitude)] += y0
@@ -76,7 +77,7 @@ class Powers:
         return moved
 
     def starts(self, x: Array, y: Array, count: int, **grids: Array) -> Array:
-        """Best `count` starts by variable projection: for each point of the grids the best amplitudes >= 0.
+        """Best `count` starting points of a fit: exponents from grids, each with the best amplitudes >= 0.
 
         `grids` has the values to try for each exponent; exponents without a grid are 0.
         """
@@ -90,7 +91,7 @@ class Powers:
         return found
 
     def law(self, **described: Any) -> Law:
-        """Make the law of this form. `described` are fields of `Law`; those that it leaves out follow from the form."""
+        """Make the law of this form. `described` are fields of `Law`; the other fields follow from the form."""
         has_floor = "E" in self.terms
         of_form: dict[str, Any] = {
             "axes": self.axes,
@@ -108,13 +109,13 @@ class Powers:
         return self.parameters.index(name)
 
     def _times(self, name: str, value: Array, x: Array) -> Array:
-        """Multiply `value` by the derivative of a term's logarithm by its exponent `name`."""
+        """Multiply `value` by the derivative of a term's logarithm by the exponent `name`."""
         for axis in self.variables[name]:
             value = value * -x[..., self.axes.index(axis)]
         return value
 
     def _terms(self, theta: Array, x: Array, axis: int = 0) -> Array:
-        """Logarithms of the terms, stacked along a new `axis`."""
+        """Logarithms of all terms, stacked along a new axis at the position `axis`."""
         logs = [
             reduce(add, [self._times(name, theta[..., self._at(name), None], x) for name in names], theta[..., k, None])
             for k, names in ((self._at(amplitude), names) for amplitude, names in self.terms.items())

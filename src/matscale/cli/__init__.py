@@ -1,4 +1,4 @@
-"""Command line: a table of commands, each imported on first use. Only this package uses click and rich.
+"""Command line of matscale: a table of commands, each imported on first use. Only this package uses click and rich.
 
 Results go to stdout, progress and warnings to stderr; a MatscaleError becomes its message and its exit code.
 """
@@ -29,7 +29,7 @@ COMMANDS = {
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }
-"""Module of each command (`module:name`) and its line in `matscale --help`, by the name of the command."""
+"""Location of each command (`module:name`) and its line in `matscale --help`, by the name of the command."""
 
 
 @click.group(
@@ -42,5 +42,6 @@ def main() -> None:
     """Study how neural models of materials scale: train, count, fit and compare architectures.
 
     Start with `matscale train --arch schnet`. MATSCALE_DEBUG=1 shows the traceback behind an error. Shell completion
-    for bash: eval "$(_MATSCALE_COMPLETE=bash_source matscale)" (zsh and fish alike).
+    for bash: eval "$(_MATSCALE_COMPLETE=bash_source matscale)"; for zsh and fish, replace bash by the name of the
+    shell.
     """

@@ -29,11 +29,11 @@ from matscale.cli.text import errors_json, errors_table
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by baseline.")
 def baselines(data: str, validation: float, seed: int, by: Literal["group", "structure"], as_json: bool) -> None:
-    """Print the errors of four simple predictors, as a baseline for models.
+    """Print the errors of four simple predictors on a dataset, which a model should beat.
 
     They are fitted on the training part and measured on the validation part of one seeded split: the same split that
-    `matscale train` makes with the same share and seed. zero predicts 0; mean the means per atom; composition a sum of
-    element energies; nearest looks up an atom's element and that of its nearest neighbour.
+    `matscale train` makes with the same share and seed. zero predicts 0. mean predicts the means per atom. composition
+    predicts a sum of element energies. nearest looks up an atom's element and the element of its nearest neighbour.
     """
     from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
     from matscale.core.data.named.catalog import resolve

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "fetch": ("matscale.cli.data_make:fetch", "Download and pack a published dataset."),
     "stats": ("matscale.cli.data_stats:stats", "Moments and histograms by source and split."),
 }
-"""Module of each command and its line of help, by the name of the command; modules are imported on use."""
+"""Location of each command (`module:name`) and its line of help, by the name of the command; modules load on use."""
 
 
 @click.group(cls=LazyGroup, elsewhere=ELSEWHERE)
@@ -113,7 +113,7 @@ def pack(
 @click.option("--verify", is_flag=True, help="Read all files and compare their SHA-256 with the manifest's.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(dataset: str, verify: bool, as_json: bool) -> None:
-    """Print the contents of the packed dataset DIR and their sources."""
+    """Print what the packed dataset DIR contains and where its structures come from."""
     from matscale.core.data.store.manifest import Manifest
 
     folder = resolve(dataset)
@@ -182,7 +182,7 @@ def _labels(manifest: Manifest) -> str:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
-    """Fit element reference energies of the dataset DIR, and say how well they predict held-out structures."""
+    """Fit element reference energies to the dataset DIR, and print how well they predict held-out structures."""
     import numpy as np
 
     from matscale.core.data.references import fit_references
@@ -220,7 +220,7 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
 
 
 def resolve(name: str) -> Path:
-    """Find the folder of a dataset, given as a path or as a name of a dataset that matscale makes or downloads."""
+    """Folder of a dataset, given by its path, or by its name if matscale makes or downloads the dataset."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.data.named.catalog import resolve as resolve_name
 

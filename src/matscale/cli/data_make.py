@@ -1,4 +1,4 @@
-"""`matscale data make` and `matscale data fetch`: synthetic datasets, and published ones."""
+"""`matscale data make` and `matscale data fetch`: make synthetic datasets, and download published datasets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matscale.cli.types import ParamType, PluginName, limit_option
 
 
 class Listed(ParamType):
-    """Values separated by commas: `Cu,Ni`."""
+    """Type of option values that are separated by commas: `Cu,Ni`."""
 
     def __init__(self, of: ParamType) -> None:
         self.of, self.name = of, f"{of.name},..."
@@ -69,10 +69,11 @@ class Listed(ParamType):
 def make(
     out: Path, config: Path | None, assignments: tuple[str, ...], workers: int | None, as_json: bool, **given: Any
 ) -> None:
-    """Make a dataset: parents from prototypes or files, rattled, strained and heated, labelled by a potential.
+    """Make a dataset: parent structures, rattled, strained and heated, with labels from a potential.
 
-    The recipe determines the dataset, with any number of workers; it is stored in OUT/recipe.toml. Its further keys are
-    max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
+    Parents come from prototypes or files. The recipe alone determines the dataset, for any number of workers; it is
+    stored in OUT/recipe.toml. Keys of the recipe without an option of their own: max_atoms, per_parent, dynamics,
+    strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
     from matscale.core.config import override, read_toml
     from matscale.core.data.synthetic.make import make as make_dataset
@@ -86,7 +87,8 @@ def make(
     values |= {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
     if values.get("files") and (idle := [key for key in ("prototypes", "elements") if given[key]]):
         raise ConfigError(
-            f"--{idle[0]}: the parents are taken from {values['files'][0]}, unchanged. Leave --from or --{idle[0]} out."
+            f"--{idle[0]}: the parents are taken from {values['files'][0]} unchanged, so this option has no effect. "
+            f"Leave out --from or --{idle[0]}."
         )
     labeler = host().labeler(values.pop("labeler", "emt"))
     recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))

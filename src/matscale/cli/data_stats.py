@@ -78,7 +78,7 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
-    """Draw a histogram in at most `n_rows` lines: the range of filled bins, with neighbouring bins joined."""
+    """Draw a histogram in at most `n_rows` lines, which cover all filled bins; neighbouring bins may share a line."""
     from matscale.core.data.store.statistics import edge
 
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here

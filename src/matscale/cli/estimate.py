@@ -1,4 +1,4 @@
-"""`matscale estimate`: cost of a run, or of every run of a study."""
+"""`matscale estimate`: estimate the cost of a run, or of every run of a study."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def estimate(
 ) -> None:
     """Estimate the cost of a training run; the options are those of `matscale train`.
 
-    With STUDY.toml, estimate every run of the study, as a table. FLOPs are counted as in the run; time comes from a few
-    timed steps on this machine, or from the peak of a device and an assumed share of it (MFU).
+    With STUDY.toml, the cost of every run of the study is estimated, as a table. FLOPs are counted as in the run. The
+    time comes from a few timed steps on this machine, or from the peak of a device and an assumed share of this peak
+    (MFU).
     """
     if study is not None:
         if arch or size or params or file or assignments or given(options):
@@ -102,7 +103,10 @@ def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None
 
 
 def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: int | None, as_json: bool) -> None:
-    """Estimate the runs of a plan and print them. `time_steps`: timed steps per kind of run; None for the default."""
+    """Print the estimated cost of each run of a study; `time_steps` is the number of timed steps per kind of run.
+
+    None means the default number.
+    """
     from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals
 
     with reporter() as progress:
@@ -135,7 +139,7 @@ def _sums(total: dict[str, float]) -> list[str]:
 
 
 def _basis(rows: list[EstimatedRun], estimator: Estimator) -> str:
-    """Sentence on the basis of the estimated times: an assumed MFU, or steps timed on this machine."""
+    """Sentence on where the estimated times come from: an assumed MFU, or steps timed on this machine."""
     e, kinds = rows[0].estimate, len(estimator.prices)
     if e.seconds_by == "peak × MFU":
         return f"Time on {e.device}: {100 * e.mfu:.2g} % of {e.peak_flops_per_s:.3g} FLOP/s is assumed."

@@ -1,4 +1,4 @@
-"""`matscale import` and `matscale export`: models of other programs as runs, and runs for other programs."""
+"""`matscale import` and `matscale export`: convert models of other programs to runs, and runs to their file formats."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def export_fairchem(run: Path, target: Path, checkpoint: str) -> None:
     """Export a run to fairchem v1: an EquiformerV2, or an architecture whose plugin can export it.
 
     The file has weights, element references and scales, with which fairchem's calculator predicts the same as the run.
-    Options without a counterpart in fairchem are refused: an EquiformerV2 needs the published stress head (`--set
-    architecture.config.stress_head=rank2` in training), direct forces and a limit on neighbours.
+    Options without a counterpart in fairchem are refused. An EquiformerV2 therefore needs the published stress head
+    (`--set architecture.config.stress_head=rank2` in training), direct forces and a limit on neighbours.
     """
     from matscale.core.fairchem.export import export_run
     from matscale.core.model.architecture import count_parameters

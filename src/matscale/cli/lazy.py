@@ -1,4 +1,4 @@
-"""Command groups that know names and summaries of their commands, and import a command only when it is used."""
+"""Command groups that know their commands by name and help line, and import a command only when it is used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matscale.core.errors import ConfigError, MatscaleError, did_you_mean
 
 
 class LazyGroup(click.Group):
-    """Command group that imports the module of a command only when that command is used."""
+    """Command group that imports the module of a command only when this command is used."""
 
     def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
-        """Set up the group. `elsewhere` has `module:command` and the line of help of each command, by its name."""
+        """Set up the group; `elsewhere` has (`module:command`, line of help) for each command, by its name."""
         super().__init__(*args, **settings)
         self.elsewhere = elsewhere
 
@@ -48,7 +48,10 @@ class LazyGroup(click.Group):
 
 
 class MainGroup(LazyGroup):
-    """Group `matscale` itself: commands in the order of the table, then those of plugins; errors become messages."""
+    """Command group `matscale`: its own commands in the order of the table, then those of plugins.
+
+    An error in a command becomes a message.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.elsewhere)
@@ -87,7 +90,7 @@ class MainGroup(LazyGroup):
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Format a warning to the user as one sentence, without the line of code that raised it."""
+    """Format a warning for the user as one sentence, without the line of code that issued it."""
     if issubclass(category, UserWarning):
         return f"Warning: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

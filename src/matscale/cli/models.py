@@ -29,7 +29,7 @@ def list_models(sizes: bool, as_json: bool) -> None:
     """List the architectures with parameters, training FLOPs per atom and claimed symmetries.
 
     Each row is the default configuration of an architecture, with its paper. FLOPs are those of a training step
-    (forward, loss, backward) per atom of an fcc crystal in which a radius graph has 42 neighbours per atom. With
+    (forward, loss, backward) per atom of an fcc crystal in which each atom of a radius graph has 42 neighbours. With
     --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
     """
     from matscale.core.hosting.host import host
@@ -61,7 +61,7 @@ def show(
 ) -> None:
     """Show the architecture NAME: paper, claims, parameters, training FLOPs per atom, configuration.
 
-    The configuration is the default, or that of --size or --params; --set overrides its keys.
+    The configuration is the default, or that of --size or --params; --set overrides keys of it.
     """
     from matscale.core.estimate.describe import configuration, counted_per_atom, describe
     from matscale.core.hosting.host import host
@@ -102,7 +102,7 @@ def show(
 @click.option("--rungs", "n", type=click.IntRange(1), default=8, show_default=True, help="How many models.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, the keys of `models show` in each row.")
 def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> None:
-    """Print a size ladder of the architecture NAME, evenly spaced in the logarithm of the parameters.
+    """Print a size ladder of the architecture NAME: sizes that are evenly spaced in the logarithm of the parameters.
 
     FLOPs are those of a training step, per atom of the crystal of `models show`, if there is a formula for them.
     """
@@ -128,12 +128,12 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
 
 def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig | None]:
-    """Configurations to list. None stands for the default, which is made later since a plugin may fail."""
+    """Configurations to list for an architecture; None stands for the default, made later as a plugin may fail."""
     return [*architecture.sizes.values()] if sizes and architecture.sizes else [None]
 
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
-    """Row of the table for one architecture. If its model cannot be built, prints a warning and leaves numbers out."""
+    """Row of the table for one architecture; if its model cannot be built, prints a warning and leaves numbers out."""
     from matscale.core.estimate.describe import configuration, describe
 
     try:
@@ -190,13 +190,13 @@ def _page(description: Description, about: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Shorten a long value, such as a list of elements, so that other keys stay visible; --json has all of it."""
+    """Shorten a long value, such as a list of elements, so that other keys stay visible; --json prints it whole."""
     text = str(value)
     return text if len(text) <= 48 else f"{text[:28]} ... {text[-15:]}"
 
 
 def _counted(per_atom: dict[str, float] | None) -> dict[str, str]:
-    """Describe the step that was run to count FLOPs, if one was."""
+    """Describe the FLOPs that were counted in a step; empty if no step was run."""
     if per_atom is None:
         return {}
     share = 100 * per_atom["elementwise"] / per_atom["contractions"] if per_atom["contractions"] else 0.0

@@ -32,9 +32,9 @@ def plugins() -> None:
 def list_plugins(load: bool, as_json: bool) -> None:
     """List all installed plugins with status and reason.
 
-    Without --load nothing is imported: the status is `blocked` or `clash` according to the metadata, else `not loaded`,
-    and hooks are found in the source. With --load, the status is `ok`, `failed`, `incompatible`, `blocked` or `clash`
-    (another plugin has the same name; use distribution:name).
+    Without --load nothing is imported: the status is `blocked` or `clash` according to the metadata, else `not loaded`;
+    hooks are found in the source. With --load, the status is `ok`, `failed`, `incompatible`, `blocked` or `clash`. A
+    clash means that another plugin has the same name; use distribution:name.
     """
     from matscale.core.hosting.host import BLOCK, host
 
@@ -55,10 +55,10 @@ def list_plugins(load: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: what was checked, by architecture.")
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Check the plugin NAME: import it, then run the contract on each of its architectures.
+    """Check the plugin NAME: import it, then run the contract tests on each of its architectures.
 
-    A plugin that cannot be imported gives its traceback and exit code 2, a failed check exit code 1. The contract tests
-    what the architecture claims: see `matscale models show`.
+    If the plugin cannot be imported, its traceback is printed and the exit code is 2; after a failed check it is 1. The
+    contract tests what an architecture claims: see `matscale models show`.
     """
     from matscale.core.errors import PluginError
     from matscale.core.hosting.host import host
@@ -84,7 +84,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 def new(name: str, output: Path | None) -> None:
     """Write a complete package for an architecture NAME: model, test, pyproject.toml.
 
-    The package works at once: a small embedded-atom model, which passes the contract and can be trained.
+    The package works at once: its model is a small embedded-atom model, which passes the contract and can be trained.
     """
     from matscale.cli.scaffold import names, write
     from matscale.core.hosting.host import host
@@ -127,7 +127,7 @@ def _summary(plugin: Plugin) -> str:
 
 
 def _contract(architecture: Architecture, quiet: bool) -> list[dict[str, str]]:
-    """Run all contract checks on one architecture; print a line for each check unless `quiet`."""
+    """Run all contract tests on one architecture; print a line for each test unless `quiet`."""
     from matscale.testing import run_contract
 
     click.echo(f"Checking architecture {architecture.name} ...", err=True)

@@ -1,4 +1,4 @@
-"""`matscale report`: results of runs as one page, as files of figures, or as a page that follows a sweep."""
+"""`matscale report`: show results of runs as one page, as figures in files, or as a page that follows a sweep."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _refuse_contradictions(ctx: click.Context, serve: bool, figures: Path | None
     given = {name for name in ("output", "figures", "formats", "host", "port")
              if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}  # fmt: skip
     if serve and given & {"output", "figures", "formats"}:
-        raise ConfigError("--serve writes no file: leave out -o, --figures and --format, or --serve.")
+        raise ConfigError("--serve writes no file. Leave out -o, --figures and --format, or leave out --serve.")
     if not serve and given & {"host", "port"}:
         raise ConfigError("--host and --port work only with --serve: add --serve, or leave them out.")
     if figures is None and "formats" in given:

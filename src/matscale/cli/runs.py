@@ -12,12 +12,12 @@ from matscale.cli.text import aligned, duration
 from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
-"""Statuses that a run folder alone can show. The other two, `queued` and `blocked`, are in the ledger of a sweep."""
+"""Statuses that follow from a run folder alone. The other two, `queued` and `blocked`, are in the ledger of a sweep."""
 
 
 @click.group()
 def runs() -> None:
-    """Show the runs in a folder, one run, or forecasts of final losses."""
+    """Show the runs in a folder, a single run, or forecasts of final losses."""
 
 
 @runs.command("list")
@@ -36,8 +36,8 @@ def list_runs(
 ) -> None:
     """List the runs in FOLDER, a folder of runs or of a study. [default: runs]
 
-    The status `crashed` means that a run was killed: `matscale sweep`, or `matscale train --resume`, resumes it.
-    `failed` means that it ended with an error of its own.
+    The status `crashed` means that a run was killed; `matscale sweep`, or `matscale train --resume`, continues it. The
+    status `failed` means that a run ended with an error of its own.
     """
     from matscale.core.runs.files import called
     from matscale.core.study import ledger
@@ -63,7 +63,7 @@ def list_runs(
 
 
 def spending(total: dict[str, float]) -> str:
-    """Format spent FLOPs and time: `3e+15 FLOPs, 2 h 5 min of device time`."""
+    """Format the FLOPs and time that were spent: `3e+15 FLOPs, 2 h 5 min of device time`."""
     return f"{total['flops']:.3g} FLOPs, {duration(total['device_hours'] * 3600)} of device time"
 
 
@@ -118,8 +118,8 @@ def show(run: Path, as_json: bool) -> None:
 def forecast_runs(folder: Path, as_json: bool) -> None:
     """Predict the final loss of runs in progress, from finished runs in FOLDER. [default: runs]
 
-    Finished runs with the same schedule give the factor by which the loss falls from the present share of the run to
-    its end, corrected for size, learning rate and batch. The interval covers 95 % of new runs.
+    Finished runs with the same schedule show by which factor the loss falls from the present share of the run to its
+    end; this is corrected for size, learning rate and batch. The interval covers 95 % of new runs.
     """
     from matscale.core.scaling.curves.running import forecasts, hopeless, read_running
     from matscale.core.scaling.text import with_interval

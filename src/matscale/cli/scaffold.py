@@ -1,4 +1,4 @@
-"""Package that `matscale plugins new` writes: the files in `template/` with names filled in."""
+"""Package that `matscale plugins new` writes: copies of the files in `template/`, with names filled in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ FILES = {
 
 
 def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
-    """Values of the placeholders in the templates. Raises ConfigError for a name that is invalid or taken."""
+    """Values of the placeholders in the templates, for a plugin `name`.
+
+    Raises ConfigError for a name that is invalid or taken.
+    """
     if not re.fullmatch(r"[a-z](?:[a-z0-9]|[_-](?=[a-z0-9]))*", name) or keyword.iskeyword(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a plugin: use small letters, digits and single _ or - between them, "
@@ -43,7 +46,7 @@ def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
 
 
 def write(folder: Path, values: dict[str, str]) -> list[Path]:
-    """Write the package into a new folder. Raises ConfigError if it exists, DiskError if it cannot be made."""
+    """Write the package into a new folder. Raises ConfigError if the folder exists, DiskError if it cannot be made."""
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} exists already: nothing was written. Remove it, or name another folder with -o.")
     make_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""`matscale sweep`: plan the runs of a study, train them, resume them."""
+"""`matscale sweep`: train all runs of a study, or resume them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sweep(
 ) -> None:
     """Train the missing runs of the study in STUDY.toml.
 
-    Complete runs are kept, interrupted runs are resumed, runs that failed for an outside reason (killed, node failure)
+    Complete runs are kept. Interrupted runs are resumed. Runs that failed for an outside reason (killed, node failure)
     are restarted, and runs that failed with an error of their own are reported. On Ctrl-C, runs save and stop. The
     study's folder has runs/, and runs.jsonl and runs.csv with a row per run.
 
@@ -90,7 +90,7 @@ def sweep(
     from matscale.core.study.sweep import Sweep
 
     if not dry_run and (as_json or device or mfu):
-        raise ConfigError("--json, --device and --mfu work only with --dry-run: add it, or leave them out.")
+        raise ConfigError("--json, --device and --mfu work only with --dry-run: add --dry-run, or leave them out.")
     chosen = host().launcher(launcher)
     if stop_hopeless and (dry_run or no_wait):
         raise ConfigError("--stop-hopeless stops runs in progress: leave out --dry-run and --no-wait.")
@@ -101,10 +101,11 @@ def sweep(
             f"--workers works only with --launcher local. Set options of {launcher} in the study file: [{launcher}]."
         )
     if adaptive is None and (count is not None or budget is not None):
-        raise ConfigError("--next and --budget work only with --adaptive PURPOSE: add it, or leave them out.")
+        raise ConfigError("--next and --budget work only with --adaptive PURPOSE: add --adaptive, or leave them out.")
     if adaptive is not None and (budget is None or dry_run or no_wait or stop_hopeless):
         raise ConfigError(
-            "--adaptive needs --budget FLOPS for all of its runs, and no --dry-run, --no-wait or --stop-hopeless."
+            "--adaptive needs --budget FLOPS for all of its runs, and excludes --dry-run, --no-wait and "
+            "--stop-hopeless."
         )
     read = Study.read(study)
     with reporter() as progress:
@@ -140,7 +141,7 @@ def sweep(
 def _adapt(
     planned: StudyPlan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool
 ) -> None:
-    """Choose, train and fit batches of runs until the purpose is met or the budget is spent."""
+    """Run an adaptive sweep: choose, train and fit batches of runs until the purpose is met or the budget is spent."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.scaling.allocation.adaptive import Adaptive, offers
     from matscale.core.scaling.allocation.next_batch import Purpose

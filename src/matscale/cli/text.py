@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Align `rows`, the first of which has the headings; columns in `right` are right-aligned."""
+    """Format `rows` as a text table with aligned columns; the first row has the headings.
+
+    Columns whose numbers are in `right` are right-aligned.
+    """
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "  ".join(cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
@@ -27,11 +30,11 @@ COLUMNS = {
     "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
     "[GPa]": ("stress_mae", GPA, "{:.3f}"),
 }
-"""Key of the metric in eV units, factor to the unit of the column, and format, by the heading of the column."""
+"""(key of the metric in eV units, factor to the unit of the column, format), by the heading of the column."""
 
 
 def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the metrics of `models` (in eV units, by name) as aligned text; one that was not measured is a dash."""
+    """Format the errors of models (in eV units, by name) as a text table; an error that was not measured is a dash."""
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
         rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
@@ -39,7 +42,7 @@ def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the metrics of `models` (in eV units, by name) as JSON; one that is not finite is null."""
+    """Format the errors of models (in eV units, by name) as JSON; an error that is not finite is null."""
     finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -49,7 +52,7 @@ def _cell(value: float | None, factor: float, form: str) -> str:
 
 
 def size_of(n_bytes: float) -> str:
-    """Format a size: 3 GB, 21 MB, 4 kB."""
+    """Format a number of bytes: 3 GB, 21 MB, 4 kB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}"

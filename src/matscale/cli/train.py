@@ -1,4 +1,4 @@
-"""`matscale train`: configure a run by options, and train it."""
+"""`matscale train`: configure a run by options, a file and overrides, then train it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matscale.core.train.options import configuration, free_folder, given
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that configure a run: architecture, size, data, budget and so on."""
+    """Add the options that configure a run to a command: architecture, size, data, budget and so on."""
     options = (
         click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
         click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
@@ -101,13 +101,13 @@ def train(
     """Train one model.
 
     Later sources override earlier ones: defaults, --config, options, --set. The run folder has configuration, metrics
-    and checkpoints. Ctrl-C saves and stops; --resume -o FOLDER continues.
+    and checkpoints. On Ctrl-C, the run saves and stops; --resume -o FOLDER continues it.
     """
     resumed = output if resume else None
     options["track"] = list(track) or None
     config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
     if resume and output is None:
-        raise ConfigError("--resume: name the run to resume with -o FOLDER.")
+        raise ConfigError("--resume needs the folder of the run: give it with -o FOLDER.")
     if dry_run:
         from matscale.core.config import to_toml
 
@@ -119,7 +119,7 @@ def train(
 
     world = World.from_environment()
     if world.size > 1 and output is None:
-        raise ConfigError("Several processes train one run: name its folder with -o FOLDER.")
+        raise ConfigError("Several processes train this run, and all need the same folder: name it with -o FOLDER.")
     with reporter(quiet or not world.is_main) as progress:
         run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
     if world.is_main:
@@ -129,7 +129,7 @@ def train(
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """Print the table of errors beside the baselines or, after pre-training, beside the trivial guess."""
+    """Print the errors of a run beside those of baselines or, after pre-training, beside those of the trivial guess."""
     from matscale.cli.progress.reporter import reporter
     from matscale.cli.progress.text import pretrained
     from matscale.cli.text import errors_table

@@ -1,4 +1,4 @@
-"""`matscale tune`: tune learning rate and batch size at a few small sizes, and fit a law to them."""
+"""`matscale tune`: tune learning rate and batch size at a few small sizes, and fit a law to the best values."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def tune(
     workers: int | None,
     quiet: bool,
 ) -> None:
-    """Find the best learning rate of a few small sizes, and write the law LR(N) = a N^b fitted to them.
+    """Find the best learning rate of a few small sizes, and write the law LR(N) = a N^b that is fitted to them.
 
-    With several --epochs, the law is LR(N, D); with several --batch, too, there is also a law of the batch size. D is
-    the number of structures seen. A study uses the law with `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH,
-    so that the same command only trains missing ones. With RUNS or a TABLE of learning rates that were tried already,
-    nothing is trained.
+    With several --epochs, the law is LR(N, D), where D is the number of structures seen. With several --batch as well,
+    there is also a law of the batch size. A study uses the law with `lr = "lr.toml"`. The runs are kept in
+    studies/tune-ARCH, so that the same command trains only missing runs. With RUNS or a TABLE of learning rates that
+    were tried already, nothing is trained.
     """
     from matscale.core.config import override
     from matscale.core.scaling.dials.trials import read_trials
@@ -106,7 +106,7 @@ def tune(
     if epochs and steps:
         raise ConfigError("--epochs and --steps both set the length of a run: give one of them.")
     if batch and steps:
-        raise ConfigError("--batch: batches are compared at equal data, so use --epochs, not --steps.")
+        raise ConfigError("--batch: batch sizes are compared at equal data. Set the length by --epochs, not --steps.")
     if workers is not None and launcher != "local":
         raise ConfigError("--workers works only with --launcher local.")
     base = {"output": str(default_output(arch)), "data": {"path": data}, "seeds": list(seeds)}
@@ -125,18 +125,18 @@ def tune(
 
 
 def _refuse_training(ctx: click.Context) -> None:
-    """Check that no option of training is given with RUNS or a TABLE. Raises ConfigError that lists such options."""
+    """Raises ConfigError if options of training are given with RUNS or a TABLE, and lists these options."""
     own = {"sources", "arch", "output", "columns", "quiet"}
     source = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if name not in own and ctx.get_parameter_source(name) == source]
     if given:
         names = {"lowest": "from", "highest": "to", "assignments": "set"}
         listed = ", ".join(f"--{names.get(name, name)}" for name in given)
-        raise ConfigError(f"{listed}: no effect with RUNS or a TABLE, which are trained already. Leave it out.")
+        raise ConfigError(f"{listed}: has no effect with RUNS or a TABLE, which are trained already. Leave it out.")
 
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
-    """Train the runs of all tunings, which share a pool of workers and a folder, and return the results."""
+    """Train the runs of all tunings in one folder, with one pool of workers, and return the results."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.hosting.host import host
     from matscale.core.study.sweep import Sweep

@@ -1,4 +1,4 @@
-"""Types of command-line values: counts such as 30k or 1M, and names that complete without importing torch."""
+"""Types of command-line values: counts such as 30k or 1M, and names that are completed without importing torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class ParameterCount(ParamType):
-    """Number of parameters: `1M`, `30k`, `1.5B`, `2.5e6`, `12000`."""
+    """Type of numbers of parameters: `1M`, `30k`, `1.5B`, `2.5e6`, `12000`."""
 
     name = "count"
 
@@ -30,7 +30,7 @@ class ParameterCount(ParamType):
 
 
 class Amount(ParamType):
-    """Positive amount of FLOPs, structures, ...: `1e18`, `50P`, `30k`."""
+    """Type of positive amounts of FLOPs, structures and the like: `1e18`, `50P`, `30k`."""
 
     name = "amount"
 
@@ -45,7 +45,7 @@ class Amount(ParamType):
 
 
 class CommaSeparated(ParamType):
-    """Several values of another type, separated by commas: `3k,10k,30k`."""
+    """Type of several values of another type, separated by commas: `3k,10k,30k`."""
 
     name = "list"
 
@@ -58,10 +58,13 @@ class CommaSeparated(ParamType):
 
 
 class PluginName(ParamType):
-    """Name that plugins supply. Completion reads only metadata and source text, so that it does not load torch."""
+    """Type of names that plugins supply.
+
+    Completion reads only metadata and source text, so that torch is not loaded.
+    """
 
     def __init__(self, hook: str = "", metavar: str = "name") -> None:
-        """Set up the type. With `hook`, only plugins with this hook are completed."""
+        """Set up the type; if `hook` is given, completion offers only plugins with this hook."""
         self.hook = hook
         self.name = metavar
 
@@ -78,7 +81,7 @@ class PluginName(ParamType):
 
 
 class LimitSetting(ParamType):
-    """Limit on input as text, such as `memory=8GiB`. `_set_limits` combines all limits that are given."""
+    """Type of one limit on input, as text such as `memory=8GiB`; `_set_limits` combines all limits that are given."""
 
     name = "limit"
 
@@ -94,7 +97,7 @@ class LimitSetting(ParamType):
 
 
 def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
-    """Set the limits for the duration of the command."""
+    """Set the given limits while the command runs."""
     if given:
         from matscale.core.data.sources.limits import Limits, using
 
@@ -105,7 +108,7 @@ limit_option = click.option(
     "--limit", multiple=True, type=LimitSetting(), expose_value=False, callback=_set_limits,
     help="Limit on input: structure, atoms, structures, memory, seconds, expansion, unpacked or members.",
 )  # fmt: skip
-"""Option `--limit` of commands that read structures or archives; the limits hold while the command runs."""
+"""Option `--limit` of commands that read structures or archives. The limits hold while the command runs."""
 
 
 ArchitectureName = PluginName("register_architectures", "architecture")
@@ -115,7 +118,7 @@ TrackerName = PluginName("register_trackers", "tracker")
 
 
 class Pairs(ParamType):
-    """Pairs of values: `a=b,c=d`."""
+    """Type of pairs of values: `a=b,c=d`."""
 
     name = "key=value"
 
@@ -126,6 +129,6 @@ class Pairs(ParamType):
         for part in str(value).split(","):
             key, equals, text = part.partition("=")
             if not (key.strip() and equals and text.strip()):
-                self.fail(f"{part!r} is no pair. Write for example n=params,loss=val_loss.", param, ctx)
+                self.fail(f"{part!r} is not a pair NAME=VALUE. Write for example n=params,loss=val_loss.", param, ctx)
             found[key.strip()] = text.strip()
         return found

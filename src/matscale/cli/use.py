@@ -73,9 +73,9 @@ def evaluate(
     baselines: bool,
     as_json: bool,
 ) -> None:
-    """Print the errors of the trained model in folder RUN.
+    """Print the errors of the trained model in folder RUN, and those of baselines beside them.
 
-    Baselines are fitted on the training part of the run, like the model.
+    Baselines are fitted on the training part of the run, as the model was.
     """
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.store.packed import PackedDataset
@@ -105,7 +105,10 @@ def evaluate(
 
 
 def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Errors of the run's baselines. If the baselines are not available, prints the reason and returns no errors."""
+    """Errors of the baselines on rows of the dataset, by name.
+
+    If the run's training data are missing, prints the reason and returns an empty dictionary.
+    """
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
     from matscale.core.inference.compare import baselines_of
@@ -145,8 +148,8 @@ def predict(
 ) -> None:
     """Predict energy, forces and stress of the structures in FILE with the model in RUN.
 
-    FILE is anything that `matscale data pack` reads. Structures are written in order with all values of FILE; the
-    predictions are the labels energy, forces and stress, which replace labels of these names.
+    FILE is anything that `matscale data pack` reads. Structures are written in the order of FILE, with all values that
+    FILE has for them. The predictions are the labels energy, forces and stress, which replace labels of these names.
     """
     from collections import Counter
 

@@ -144,7 +144,7 @@ def test_plan_refuses_what_is_not_known(table: Path) -> None:
     [
         (("--law", "n", "--map", "n=parms,loss=val_loss"), 2, "Did you mean 'params'"),
         (("--law", "pwoer", "--map", MAP), 2, "Did you mean 'power'"),
-        (("--law", "n", "--map", "n"), 2, "is no pair"),
+        (("--law", "n", "--map", "n"), 2, "is not a pair"),
         (("--law", "n", "--map", MAP, "--arch", "schnett"), 2, "Did you mean 'schnet'"),
         (("--law", "n", "--map", MAP, "--at", "7"), 3, "No runs have d = 7"),
         (("--law", "n", "--map", "n=family,loss=val_loss"), 3, "runs.csv row 1: family is 'schnet', not a number"),

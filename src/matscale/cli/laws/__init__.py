@@ -1,1 +1,1 @@
-"""`matscale fit`, `compare` and `plan`: scaling laws of runs or a table."""
+"""`matscale fit`, `compare` and `plan`: commands on scaling laws of runs or of a table."""

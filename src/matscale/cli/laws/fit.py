@@ -1,4 +1,4 @@
-"""`matscale fit` and `compare`: laws with verdicts, and tests whether they differ."""
+"""`matscale fit` and `compare`: fit laws with verdicts, and test whether their exponents differ."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def compare(
 ) -> None:
     """Compare how architectures scale, and what each needs for the same loss.
 
-    First come multipliers: how many times the FLOPs, hours, parameters or data of one architecture the other needs.
-    Then comes Welch's test on size means whether the exponents differ, with the ratio of the losses, the crossing of
-    the laws, the power of the test, and the runs that would settle it. If no difference is shown, the exponents need
-    not be equal: --margin tests equality.
+    The first results are multipliers: how many times as many FLOPs, hours, parameters or data one architecture needs as
+    another. Then Welch's test on size means tells whether the exponents differ. With it come the ratio of the losses,
+    the crossing of the laws, the power of the test, and the runs that would settle it. If no difference is shown, the
+    exponents need not be equal: --margin tests equality.
     """
     from matscale.cli.laws.text import comparison_text
     from matscale.core.hosting.host import host

@@ -1,4 +1,4 @@
-"""Options that the commands on laws share: runs or tables, columns, target, baselines, bootstrap."""
+"""Options that several commands on laws have: runs or tables, columns, target, baselines, bootstrap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SAMPLES = click.option(
 
 @dataclass(frozen=True)
 class Input:
-    """Values of the options that the three commands share: runs or tables, columns, target and baselines."""
+    """Values of the options that `fit`, `compare` and `plan` share: runs or tables, columns, target and baselines."""
 
     sources: tuple[str, ...]
     columns: tuple[dict[str, str], ...]
@@ -44,7 +44,10 @@ class Input:
     as_json: bool
 
     def table(self, curves: bool = False, lists_excluded: bool = False) -> Table:
-        """Read the table; print to stderr how it was read and, unless the command lists it, what was left out."""
+        """Read the table; print to stderr how it was read, and what was left out unless `lists_excluded`.
+
+        `lists_excluded` says that the command lists what was left out.
+        """
         from matscale.cli.laws.text import excluded_text
         from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
         from matscale.core.scaling.tables.sources import read
@@ -67,7 +70,7 @@ class Input:
 
 
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `Input`, which the command gets as its first argument."""
+    """Add the options of `Input` to a command, whose first argument is then an `Input` with their values."""
 
     @wraps(command)
     def with_input(**values: Any) -> None:
@@ -103,7 +106,7 @@ def _with_options(command: F, *options: Callable[[F], F]) -> F:
 
 
 def sampled(command: F) -> F:
-    """Add the options of the bootstrap and of the table that it resamples."""
+    """Add the options --checkpoint, --samples and --seed to a command, for the points and bootstrap of joint laws."""
     return _with_options(
         command,
         click.option(
@@ -119,9 +122,9 @@ def sampled(command: F) -> F:
 
 
 def only(table: Table, architectures: tuple[str, ...]) -> Table:
-    """Choose the runs of the named architectures, or all runs if none is named.
+    """Rows of the named architectures, or all rows if none is named.
 
-    Raises DataError, with the reasons, if there are no runs, and ConfigError for an architecture without runs.
+    Raises DataError, with the reasons, if there are no rows, and ConfigError for an architecture without rows.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""`matscale plan`: plan a training for a budget or a loss, choose the next runs, or replay such choices on a table."""
+"""`matscale plan`: plan a training for a budget or a loss, choose the next runs, or test such choices on a table."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ def plan(
     samples: int,
     seed: int,
 ) -> None:
-    """Plan size and data for the lowest loss at a budget, or for the lowest cost of a loss; or choose the next runs.
+    """Plan model size and data for the lowest loss at a budget, or the lowest cost of a loss; or choose the next runs.
 
     A plan follows from the joint law and the measured cost of the runs. Without a joint law there is no plan: the
-    command states what can still be said, and which runs would tell most. --despite plans by a refused law, with a
+    command states what can still be said, and which runs would help most. --despite plans by a refused law, with a
     wider uncertainty.
 
     --next K --budget FLOPS --for PURPOSE chooses the next K runs for a purpose. --simulate replays a table: it chooses
-    and buys runs in turn, predicts the most expensive ones, and compares the errors with those of a random choice, a
-    grid, and a choice in the order of cost.
+    and buys runs in turn, predicts the most expensive ones, and compares the errors with those of three other
+    strategies: a random choice, a grid, and a choice in the order of cost.
     """
     from matscale.cli.laws.text import plan_text
     from matscale.core.scaling.allocation.plan import make_plan
@@ -115,7 +115,7 @@ def plan(
         return
     if len(table.architectures) != 1:
         named = listed([f"--arch {name}" for name in table.architectures], by=" or ")
-        raise ConfigError(f"Plan for one architecture at a time: {named}.")
+        raise ConfigError(f"A plan is made for one architecture. Choose one: {named}.")
     fitted = fit_law(table, "nd", Options(target=given.target, checkpoint=checkpoint, samples=samples, seed=seed))
     speed = _speed(device, fitted.table, precision, mfu)
     result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))
@@ -129,7 +129,10 @@ def plan(
 def _speed(
     device: str | None, table: Table, precision: str | None, mfu: float | None
 ) -> Callable[[float], Speed] | None:
-    """Speed of a model on the device, as a function of its parameters; refuses options that need a device."""
+    """Function that gives the training speed on the device for a number of parameters; None without a device.
+
+    Raises ConfigError for an option that needs a device, if there is none.
+    """
     from matscale.core.scaling.allocation.speed import speed_on
 
     if device is None:
@@ -144,12 +147,12 @@ USED = {
     "count": {"budget", "purpose", "law"},
     "": {"flops", "loss", "device", "precision", "mfu", "despite"},
 }
-"""Options that have an effect, by the option that chooses the task; `""` is a plan for --flops or --loss."""
+"""Options that have an effect, by the option that chooses the task; `""` stands for a plan for --flops or --loss."""
 NAMES = {"is_replay": "--simulate", "count": "--next", "purpose": "--for", "page": "--output", "held_out": "--held-out"}
 
 
 def refuse_unused(given: Mapping[str, Any]) -> None:
-    """Check the options of `plan`. Raises ConfigError if one is missing or has no effect."""
+    """Raises ConfigError if an option of `plan` is missing or has no effect."""
     ways = [way for way in ("is_replay", "count") if given[way] not in (None, False)]
     if len(ways) > 1:
         raise ConfigError("--simulate replays a table, --next chooses new runs: give one of them.")
@@ -170,7 +173,7 @@ PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5.
 
 
 def choose_next(table: Table, purpose: str, count: int, budget: float, law: str, as_json: bool) -> None:
-    """Print the present uncertainty of the quantity that `purpose` names, and the next runs."""
+    """Choose the next runs for a purpose, and print them with how well the wanted number is known now."""
     from matscale.core.hosting.host import host
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
@@ -181,7 +184,7 @@ def choose_next(table: Table, purpose: str, count: int, budget: float, law: str,
 
 
 def batch_text(batch: Batch) -> str:
-    """Format the present uncertainty, and a line for each run with the uncertainty expected after it."""
+    """Format how well the wanted number is known, with a line for each next run and what is expected after it."""
     if batch.is_met:
         return f"{batch.text}\nMet: no run is needed."
     rows = [["", "n", "d", "FLOPs", "then ±"]]
@@ -197,7 +200,10 @@ def batch_text(batch: Batch) -> str:
 def simulate(
     table: Table, far: Table | None, law: str, cost: str | None, budget: float | None, page: Path | None, as_json: bool
 ) -> None:
-    """Replay `table` with the runs of `far` held out; without `far`, its most expensive runs are held out."""
+    """Replay a table to test choices of runs, and print the scores; the runs of `far` are held out.
+
+    Without `far`, the most expensive runs of the table are held out.
+    """
     from matscale.core.files import write_text
     from matscale.core.hosting.host import host
     from matscale.core.report.replay_figure import figure
@@ -217,7 +223,7 @@ def simulate(
 
 
 def scores_text(scores: Sequence[Score], everything: float) -> str:
-    """Format the scores as a table: a row for each stage of each way to choose runs, with means over the replays."""
+    """Format the scores of a replay: a row for each strategy and budget, with means over the seeds."""
     rows = [["way", "spent", "of all", "runs", "R2", "error", "in 95 %"]]
     for way in dict.fromkeys(score.way for score in scores):
         by_seed: dict[int, list[Score]] = {}
@@ -235,18 +241,20 @@ def scores_text(scores: Sequence[Score], everything: float) -> str:
 
 
 def with_cost(table: Table, factors: str | None) -> Table:
-    """Set c to the product of the columns that `factors` names, such as `n,d`; None leaves the table unchanged."""
+    """Set the column c to the product of the columns named in `factors`, such as `n,d`; unchanged for None."""
     import numpy as np
 
     if factors is None:
         return table
     if table.has("c"):
-        raise ConfigError(f"--cost {factors}: the runs have a cost c of their own. Leave --cost out.")
+        raise ConfigError(f"--cost {factors}: the runs already have a cost c. Leave --cost out.")
     product = np.ones(len(table))
     for name in (part.strip() for part in factors.split(",")):
         if name not in table.numbers:
             raise ConfigError(f"--cost {factors}: there is no column {name!r}. {did_you_mean(name, table.numbers)}")
         product = product * table[name]
     if not (np.isfinite(product).all() and (product > 0).all()):
-        raise DataError(f"--cost {factors}: in some rows the product is missing, infinite or not above 0.")
+        raise DataError(
+            f"--cost {factors}: in some rows the product is missing, infinite or not above 0. Choose other columns."
+        )
     return replace(table, numbers={**table.numbers, "c": product})

@@ -1,4 +1,4 @@
-"""Text of laws, comparisons and plans: the verdict first, no more digits than the intervals support."""
+"""Text of laws, comparisons and plans for the terminal: verdicts first, digits as far as intervals support them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from matscale.core.scaling.tables.table import Excluded
 
 SHOWN = 6
-"""Excluded runs that are listed one by one; `--json` lists all."""
+"""Number of reasons, or groups, that are listed one by one; `--json` lists all."""
 
 
 def fit_text(fit: Fit) -> str:
-    """Describe one law: verdict, parameters, range, held-out test, reasons, exclusions."""
+    """Describe one law: verdict, parameters, range, held-out test, reasons, excluded rows."""
     beside = f" at {fit.fixed}" if fit.fixed else ""
     whose = f"{fit.architecture}: " if fit.architecture else ""
     title = f"{whose}{fit.quantity}{beside}: {fit.verdict.upper()}"
@@ -48,7 +48,7 @@ def fit_text(fit: Fit) -> str:
 
 
 def words_of(fit: Fit) -> str:
-    """Caveat on the fitted parameters: a slope over this range, or a fit that must not be extrapolated."""
+    """Caveat beside fitted parameters: that they are a slope over this range, or must not be extrapolated."""
     return "a slope over this range, no exponent" if fit.verdict == LOCAL_SLOPE else "as fitted; not to be extrapolated"
 
 
@@ -72,7 +72,7 @@ def _held_out(fit: Fit) -> list[str]:
 
 
 def _groups(fit: Fit) -> list[str]:
-    """Describe the groups that lie off the law of all groups, the furthest first, and count those that do not."""
+    """Describe the groups that lie off the law of all groups, the furthest first, and count the other groups."""
     if not fit.groups:
         return []
     whose = "that of the mean group" if fit.law.name == "mixed" else "the law's"
@@ -90,7 +90,7 @@ def _groups(fit: Fit) -> list[str]:
 
 
 def excluded_text(excluded: Sequence[Excluded]) -> list[str]:
-    """Rows that were excluded from every fit, listed by reason."""
+    """Describe the rows that were left out of every fit, by reason."""
     if not excluded:
         return []
     lines = [f"  excluded: {len(excluded)}"]
@@ -193,7 +193,7 @@ def plan_text(plan: Plan, fit: Fit) -> str:
 
 
 def _short(value: float) -> str:
-    """Round to two digits, which is the precision of an optimum."""
+    """Round to two digits, since an optimum is known no more precisely."""
     return size(float(f"{value:.2g}"))
 
 

@@ -1,1 +1,1 @@
-"""Progress of long work on the terminal."""
+"""Progress of long work, shown in the terminal."""

@@ -1,4 +1,4 @@
-"""Advice during a sweep: find hopeless runs, which will end above the loss of a finished run of the same size."""
+"""Advice during a sweep: find runs that will end above the loss of a finished run of the same size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.sweep import Sweep
 
 EVERY = 15.0
-"""Least time between two checks of the curves [s]."""
+"""Least time between two checks of the training curves [s]."""
 
 
 class Advice(Reporter):
-    """Reporter that passes everything on to another reporter and reports each hopeless run once.
+    """Reporter that adds advice to another reporter: it reports each run that can be stopped, once.
 
-    With `stops`, it also ends such runs.
+    With `stops`, it also stops such runs.
     """
 
     def __init__(self, inner: Reporter, stops: bool) -> None:
@@ -48,14 +48,17 @@ class Advice(Reporter):
 
 
 def advice(runs: Iterable[PlannedRun], known: dict[Path, Running]) -> list[Hopeless]:
-    """Find runs of a plan that can be stopped early, from their folders; finished ones are cached in `known`."""
+    """Find runs of a plan that can be stopped early, from the records in their folders.
+
+    Finished runs are kept in `known`, so that they are read once.
+    """
     found = read_running([run.path for run in runs if not run.is_trunk and run.path not in known])
     known |= {run.path: run for run in found if run.is_finished}
     return hopeless([*known.values(), *(run for run in found if not run.is_finished)])
 
 
 def _has_rivals(runs: Iterable[PlannedRun]) -> bool:
-    """Whether some runs of one size and data differ in their learning rate or batch."""
+    """Whether some runs of one size and data have different learning rates or batch sizes."""
     dials: dict[tuple[str, int, int], tuple[float, int | None]] = {}
     return any(
         dials.setdefault((run.config.architecture.name, run.parameters["total"], run.n_train), chosen) != chosen

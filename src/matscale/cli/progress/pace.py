@@ -1,4 +1,4 @@
-"""Speed of work in progress, and the time left."""
+"""Speed of work that is under way, and the time left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matscale.core.progress import StepStatus
 SLOWER = 10.0
 """Ratio of a step's time to the usual time above which the step is reported as slow."""
 LEAST = 1.0
-"""Least number of seconds of a step that is reported as slow."""
+"""Least time of a step that is reported as slow [s]."""
 
 
 class Stage:
-    """Stage of work with its progress: `Making the dataset: 1,200 of 4,000 300/s 9 s left`."""
+    """Stage of work, such as making a dataset, with its progress: `1,200 of 4,000 300/s 9 s left`."""
 
     def __init__(self, what: str, done: int) -> None:
         # Units that an earlier, interrupted call has done do not count for the speed.
@@ -26,26 +26,26 @@ class Stage:
         self.done = self.total = 0
 
     def turn_to(self, done: int, total: int) -> None:
-        """Set the number of finished units."""
+        """Set the number of finished units and the total."""
         self.done, self.total = done, total
 
     @property
     def counts(self) -> str:
-        """Format the counts: `1,200 of 4,000`."""
+        """Counts as text: `1,200 of 4,000`."""
         return f"{self.done:,}" + (f" of {self.total:,}" if self.total else "")
 
     def text(self) -> str:
-        """Format counts, units per second and time left, if known."""
+        """Counts, units per second and the time left, if known, as text."""
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
         left = f"  {duration((self.total - self.done) / rate)} left" if rate and self.total > self.done else ""
         return self.counts + (f"  {rate:,.3g}/s" if rate else "") + left
 
 
 class Pace:
-    """Speed and time left of a run, averaged over the last minutes, the present step included.
+    """Speed of a run and the time left, averaged over the last minutes; the present step is included.
 
     `clock` returns seconds. Sums of time, progress and atoms decay with a time constant of a tenth of the run so far,
-    between half a minute and five minutes.
+    but at least half a minute and at most five minutes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,15 +60,15 @@ class Pace:
         self.told_slow = False
 
     def begin(self) -> None:
-        """Note that the first step begins."""
+        """Start the clock of the first step."""
         self.began = self.since = self.clock()
 
     def turn_to(self, what: str) -> None:
-        """Note that something other than a step begins."""
+        """Set the text for work other than a step, such as a validation."""
         self.doing = what
 
     def add(self, status: StepStatus) -> None:
-        """Note that a step has ended."""
+        """Add a finished step to the averages."""
         now = self.clock()
         passed = now - self.since
         kept = math.exp(-passed / min(max((now - self.began) / 10, 30.0), 300.0))
@@ -88,11 +88,13 @@ class Pace:
         return len(self.usual) >= 5 and seconds > max(SLOWER * statistics.median(self.usual), LEAST)
 
     def _under_way(self) -> float:
-        """Seconds since the last step ended."""
         return self.clock() - self.since
 
     def slower(self) -> str | None:
-        """Warning if a step takes ten times as long as before; given once, until steps are fast again."""
+        """Warning if a step takes ten times as long as usual, else None.
+
+        The warning is given once, until steps are fast again.
+        """
         now = self._under_way() if self.doing.startswith("step") else 0.0
         before = self.last.seconds if self.last else 0.0
         if self.told_slow or not self._is_slow(max(now, before)):
@@ -105,13 +107,13 @@ class Pace:
         )
 
     def left(self) -> float | None:
-        """Seconds to the end of the run; None if unknown."""
+        """Time to the end of the run [s]; None if unknown."""
         if self.progress <= 0:
             return None
         return (self.time + self._under_way()) / self.progress * (1 - self.share)
 
     def text(self) -> str:
-        """Format speed and time left: `1,200 atoms/s  data wait 3%  5 min left`."""
+        """Speed and time left as text: `1,200 atoms/s  data wait 3%  5 min left`."""
         left = self.left()
         time_left = "" if left is None else f"  {duration(left)} left"
         spent = max(self.step_time + (self._under_way() if self.doing.startswith("step") else 0.0), 1e-9)

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars that rich draws in place on a terminal, lines elsewhere."""
+"""Progress of work on stderr: bars on a terminal, drawn by rich; lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENDS = {"completed": "done", "stopped": "stopped", "crashed": "cut off", "failed
 
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Reporter]:
-    """Context with the reporter for this output (none, bars or lines), which restores the terminal at its end."""
+    """Context with the right reporter for stderr (none, bars or lines); at the end, the terminal is restored."""
     if quiet:
         yield Reporter()
         return
@@ -46,7 +46,7 @@ def reporter(quiet: bool = False) -> Iterator[Reporter]:
 
 
 class Lines(Reporter):
-    """Reporter of plain lines: starts, ends and measurements, and at least one line every ten seconds."""
+    """Reporter that prints lines: starts, ends and measurements, and at least one line every ten seconds."""
 
     def __init__(self) -> None:
         self.said_at = time.monotonic()
@@ -60,7 +60,7 @@ class Lines(Reporter):
         self._watch = threading.Thread(target=self._tick, daemon=True)
 
     def close(self) -> None:
-        """Restore the terminal."""
+        """End the reports and restore the terminal."""
         self._over.set()
         self.end_stage()
 
@@ -86,7 +86,7 @@ class Lines(Reporter):
         self.show_stage(self.under_way, begins)
 
     def show_stage(self, stage: Stage, begins: bool) -> None:
-        """Show a stage that has started or progressed."""
+        """Show a stage that has just begun or has progressed."""
         if begins:
             self.show(f"{stage.what} ...")
         elif time.monotonic() - self.said_at >= EVERY:
@@ -99,14 +99,14 @@ class Lines(Reporter):
     # A run
 
     def _tick(self) -> None:
-        """Print lines from a separate thread, since training reports nothing during a step."""
+        """Show progress from a separate thread, since training reports nothing during a step."""
         while not self._over.wait(0.5):
             if (told := self.pace.slower()) is not None:
                 self.show(told)
             self.refresh()
 
     def refresh(self) -> None:
-        """Show the progress of the run, unless that was done shortly before."""
+        """Show the progress of the run, unless a line was printed shortly before."""
         if time.monotonic() - self.said_at >= EVERY:
             self.show(f"{self.pace.share:4.0%}  {self.pace.doing}  {self.loss}{self.pace.text()}")
 
@@ -148,7 +148,7 @@ class Lines(Reporter):
             self.summed_up = True
 
     def summary(self, sweep: Sweep) -> str:
-        """Describe counts of a sweep, and the time left."""
+        """Counts of the runs of a sweep and the time left, as text."""
         from matscale.core.study.clock import Clock
 
         self.clock = self.clock or Clock(sweep.plan)
@@ -156,7 +156,7 @@ class Lines(Reporter):
 
 
 class Drawn(Lines):
-    """Reporter that draws bars for stage, run and epoch, and a table of the sweep; lines scroll above them."""
+    """Reporter that draws bars for stage, run and epoch, and a table of the sweep; other lines scroll above them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Drawn(Lines):
         self.live = Live(get_renderable=self.picture, console=self.console, transient=True)
 
     def picture(self) -> Any:
-        """Compose the bars and the table."""
+        """Table of the sweep if there is one, else the bars."""
         return self.table or self.bars
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Drawn(Lines):
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def draw(self, bar: str, note: str, completed: float, total: float | None, description: str = "") -> None:
-        """Draw a bar, for the first time or again."""
+        """Draw a bar, or draw it again with its present state."""
         description = description or bar
         with self._drawing:
             if bar not in self.tasks:
@@ -229,7 +229,7 @@ class Drawn(Lines):
             self.live.start(refresh=True)
 
     def grid(self, sweep: Sweep) -> Any:
-        """Make the table of a sweep: runs that have ended lately, then runs in progress."""
+        """Table of a sweep: the runs that have ended lately, then the runs in progress."""
         from rich.table import Table
 
         from matscale.core.runs.status import read_info

@@ -1,4 +1,4 @@
-"""Texts of progress: introduction of a run, its errors, counts of a sweep."""
+"""Texts of progress: lines that introduce a run, errors of a run, counts of a sweep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def errors(row: Mapping[str, Any]) -> str:
-    """Format the compared loss, and errors in common units (meV)."""
+    """Format the errors of a validation: the compared loss, and errors in meV units."""
     units = (
         ("energy_mae", "energy", "meV/atom"),
         ("forces_mae", "forces", "meV/Å"),
@@ -27,7 +27,7 @@ def errors(row: Mapping[str, Any]) -> str:
 
 
 def pretrained(row: Mapping[str, Any]) -> str:
-    """Format the error of a pre-training with that of the trivial guess: `noise 0.041 Å (zero: 0.098 Å)`."""
+    """Format the error of a pre-training with the error of the trivial guess: `noise 0.041 Å (zero: 0.098 Å)`."""
     guesses = [key.partition("_rmse_of_") for key in row if "_rmse_of_" in key]
     return "  ".join(
         f"{term} {row[f'{term}_rmse']:.4g} Å ({guess}: {row[f'{term}_rmse_of_{guess}']:.4g} Å)"
@@ -71,7 +71,7 @@ def summary(sweep: Sweep, clock: Clock) -> str:
 
 
 def loss_of(run: PlannedRun) -> str:
-    """Loss of the best validation, if there was one."""
+    """Text with the loss of the run's best validation; empty before the first validation."""
     from matscale.core.runs.status import read_info
 
     loss = ((read_info(run.path) or {}).get("best") or {}).get("loss")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ FLOORS = [
 """Rooms of `matscale.core` from the ground up, as in docs/architecture.md; loose files lie below them all."""
 OUTSIDE = {"core": ("cli", "plugins", "api", "plugin", "testing"), "cli": ("plugins",)}
 """Part -> what none of its files may import. Plugins: see test_plugin_surface.py."""
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+REASON = re.compile(r".*# (?:(?:start-up|optional): \w|not on Windows)")
+"""Why an import stands inside a function: what need not be waited for, or what may not be there."""
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = modules(ROOT)
@@ -78,9 +84,22 @@ def test_what_is_imported_makes_no_circle(of: Callable[[str], str]) -> None:
     assert in_circles(graph) == []
 
 
-def test_an_import_inside_a_function_of_the_core_says_that_it_is_there_for_start_up() -> None:
+def imports_in_functions(path: Path) -> Iterator[ast.stmt]:
+    """The first of each run of imports inside a function."""
+    functions = (f for f in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(f, ast.FunctionDef))
+    nodes = (node for function in functions for node in ast.walk(function))
+    for body in (getattr(node, part, ()) for node in nodes for part in ("body", "orelse", "finalbody")):
+        for before, statement in pairwise((None, *body) if isinstance(body, list) else ()):
+            if isinstance(statement, IMPORTS) and not isinstance(before, IMPORTS):
+                yield statement
+
+
+def test_an_import_inside_a_function_says_whether_it_is_for_start_up_or_an_optional_package() -> None:
+    without = set()
     for module, path in MODULES.items():
         lines = path.read_text(encoding="utf-8").split("\n")
-        for target, statement, is_lazy in imported(path, MODULES):
-            if is_lazy and module.startswith("matscale.core."):
-                assert "# start-up: " in lines[statement.lineno - 1], f"{module} imports {target} in a function"
+        for statement in imports_in_functions(path):
+            above, line = lines[statement.lineno - 2].strip(), lines[statement.lineno - 1]
+            if not (REASON.search(line) or REASON.match(above)):
+                without.add(f"{module}: {line.strip()}")
+    assert without == set()

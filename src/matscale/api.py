@@ -14,7 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
+from matscale.core.train.options import configuration, free_folder, given
+from matscale.core.units import parse_count, parse_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -83,9 +86,8 @@ def train(
     Raises ConfigError for contradictory options or an existing run, DataError for unusable data, and NonFiniteLossError
     if the loss becomes NaN or infinite. Ctrl-C saves the run and raises StoppedEarly; `resume=True` continues the run.
     """
-    from matscale.cli.progress.reporter import reporter
+    from matscale.cli.progress.reporter import reporter  # start-up: torch
     from matscale.core.train.distributed import World
-    from matscale.core.train.options import configuration, free_folder, given
     from matscale.core.train.session import train as start_training
 
     if resume and output is None:
@@ -114,7 +116,6 @@ def train(
 
 
 def _parameters(params: str | float) -> int:
-    from matscale.core.units import parse_parameters
 
     try:
         return parse_parameters(params)
@@ -123,7 +124,7 @@ def _parameters(params: str | float) -> int:
 
 
 def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path | Mapping[str, Any] | None:
-    from matscale.core.config import Config
+    from matscale.core.config import Config  # start-up: pydantic
 
     if isinstance(config, Config):
         return config.plain()
@@ -172,7 +173,7 @@ def evaluate(
     the model does not know, and for structures without neighbours. Raises NonFinitePrediction if predictions are NaN or
     infinite.
     """
-    import numpy as np
+    import numpy as np  # start-up: torch
 
     from matscale.core.data.batch import AtomicBatch
     from matscale.core.data.named.catalog import resolve
@@ -226,7 +227,7 @@ def predict(
     Raises DataError that names the first structure that cannot be predicted (an element that was not in training, two
     atoms at one position). Raises NonFinitePrediction that names all structures whose predictions are not finite.
     """
-    from matscale.core.inference.predict import listed, predict_batch
+    from matscale.core.inference.predict import listed, predict_batch  # start-up: torch
 
     _, potential = _opened(model, checkpoint, device, dtype)
     found = [one for some in _prepared(potential, structures, batch) for one in predict_batch(potential, some)]
@@ -256,9 +257,8 @@ def batch(
     >>> potential(matscale.batch(bulk("Cu"), potential)).forces.shape
     torch.Size([1, 3])
     """
-    import torch
+    import torch  # start-up: torch
 
-    from matscale.core.data.graph import Graph
     from matscale.core.data.neighbors import collate
     from matscale.core.inference.load import dtype_of
     from matscale.core.inference.predict import floating
@@ -282,7 +282,7 @@ def _opened(
 
     For a model that is loaded already, the run is None.
     """
-    from matscale.core.inference.load import load
+    from matscale.core.inference.load import load  # start-up: torch
     from matscale.core.model.potential import Potential
     from matscale.core.runs.record import Run
 
@@ -301,7 +301,7 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
     Raises DataError for a structure that the potential cannot predict.
     """
-    from matscale.core.inference.predict import prepare
+    from matscale.core.inference.predict import prepare  # start-up: torch
 
     if size < 1:
         raise ConfigError(f"batch = {size}: must be at least 1.")
@@ -319,7 +319,7 @@ def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Po
 
 def _structures(given: Structures) -> Iterator[Structure]:
     """Yield the given structures, with their labels. Raises ConfigError for objects of another type."""
-    from ase import Atoms
+    from ase import Atoms  # start-up: ase
 
     from matscale.core.data.sources.labels import Unusable, attach
     from matscale.core.data.sources.reader import from_ase
@@ -351,7 +351,7 @@ def _structures(given: Structures) -> Iterator[Structure]:
 
 
 def _in_file(path: Path) -> Iterator[Structure]:
-    from matscale.core.data.sources.labels import Keys, Unusable, attach
+    from matscale.core.data.sources.labels import Keys, Unusable, attach  # start-up: torch
     from matscale.core.inference.predict import reader_for, understood
 
     for position, frame in enumerate(reader_for(path).read(path, 0, None)):
@@ -398,7 +398,7 @@ def compare(
     Raises ConfigError for an unknown name, for a loss outside the points, and for a margin that is not positive. Raises
     DataError if there are too few sizes.
     """
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: scipy
     from matscale.core.scaling.comparison.compare import compare as test
     from matscale.core.scaling.fit import read_with_baselines
 
@@ -441,7 +441,7 @@ def plan(
     Raises MatscaleError if no joint law can be fitted, and ConfigError for a budget that is too far from the runs, or
     for a loss below the lowest loss that the law can reach.
     """
-    from matscale.core.scaling.allocation.plan import make_plan
+    from matscale.core.scaling.allocation.plan import make_plan  # start-up: scipy
     from matscale.core.scaling.allocation.speed import speed_on
     from matscale.core.scaling.fit import fit
     from matscale.core.scaling.result import Fit
@@ -457,7 +457,6 @@ def plan(
 
 
 def _amount(flops: str | float) -> float:
-    from matscale.core.units import parse_count
 
     try:
         return float(parse_count(flops))

@@ -202,10 +202,10 @@ def test_a_step_of_a_trillion_batches_is_refused_with_the_reason():
 
 
 def test_a_dataset_is_split_once_for_all_seeds_of_a_study(alloys, tmp_path, monkeypatch):
-    from matscale.core.train import data as training_data
+    from matscale.core.train.data import parts
 
-    asked, parts = [], training_data.parts
-    monkeypatch.setattr(training_data, "parts", lambda *given: asked.append(1) or parts(*given))
+    asked = []
+    monkeypatch.setattr("matscale.core.study.plan.parts", lambda *given: asked.append(1) or parts(*given))
     data = f'params = ["3k"]\nbudget = {{steps = 2}}\ndata = {{path = "{alloys.path}", fractions = [0.5, 1.0]}}\n'
     runs = plan(study(tmp_path, f"{data}seeds = {list(range(20))}")).runs
     assert (len(runs), len(asked)) == (40, 2)

@@ -35,7 +35,7 @@ def baselines(data: str, validation: float, seed: int, by: Literal["group", "str
     `matscale train` makes with the same share and seed. zero predicts 0. mean predicts the means per atom. composition
     predicts a sum of element energies. nearest looks up an atom's element and the element of its nearest neighbour.
     """
-    from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
+    from matscale.core.baselines import evaluate_baselines, fit_baselines, passes  # start-up: torch
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.split import split
     from matscale.core.data.store.packed import PackedDataset

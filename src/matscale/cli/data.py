@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from matscale.cli.lazy import LazyGroup
+from matscale.cli.progress.reporter import reporter
+from matscale.cli.text import aligned
 from matscale.cli.types import limit_option
 from matscale.core.threads import usable_cores
 
@@ -83,8 +85,7 @@ def pack(
       forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
-    from matscale.cli.progress.reporter import reporter
-    from matscale.core.data.sources.labels import Keys
+    from matscale.core.data.sources.labels import Keys  # start-up: pydantic
     from matscale.core.data.sources.pack import describe_passed
     from matscale.core.data.sources.pack import pack as pack_sources
 
@@ -114,12 +115,12 @@ def pack(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(dataset: str, verify: bool, as_json: bool) -> None:
     """Print what the packed dataset DIR contains and where its structures come from."""
-    from matscale.core.data.store.manifest import Manifest
+    from matscale.core.data.store.manifest import Manifest  # start-up: pydantic
 
     folder = resolve(dataset)
     manifest = Manifest.read(folder)
     if verify:
-        from matscale.core.data.store.packed import PackedDataset
+        from matscale.core.data.store.packed import PackedDataset  # start-up: torch
 
         PackedDataset(folder, manifest).verify()
         click.echo(f"{folder}: every file is as it was packed.", err=True)
@@ -127,7 +128,6 @@ def info(dataset: str, verify: bool, as_json: bool) -> None:
 
 
 def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
-    from matscale.cli.text import aligned
 
     if as_json:
         values = manifest.model_dump(mode="json", exclude={"statistics", "fingerprint"})
@@ -183,7 +183,7 @@ def _labels(manifest: Manifest) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
     """Fit element reference energies to the dataset DIR, and print how well they predict held-out structures."""
-    import numpy as np
+    import numpy as np  # start-up: torch
 
     from matscale.core.data.references import fit_references
     from matscale.core.data.split import split
@@ -196,9 +196,7 @@ def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> No
 
 
 def _reference_table(fitted: References, manifest: Manifest) -> str:
-    from ase.data import atomic_numbers, chemical_symbols
-
-    from matscale.cli.text import aligned
+    from ase.data import atomic_numbers, chemical_symbols  # start-up: ase
 
     rows = [("element", "Z", "eV/atom", "atoms in dataset")]
     for z in fitted.elements:
@@ -221,8 +219,7 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
 
 def resolve(name: str) -> Path:
     """Folder of a dataset, given by its path, or by its name if matscale makes or downloads the dataset."""
-    from matscale.cli.progress.reporter import reporter
-    from matscale.core.data.named.catalog import resolve as resolve_name
+    from matscale.core.data.named.catalog import resolve as resolve_name  # start-up: torch
 
     with reporter() as progress:
         return resolve_name(name, progress)

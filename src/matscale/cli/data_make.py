@@ -10,6 +10,8 @@ import click
 
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.types import ParamType, PluginName, limit_option
+from matscale.core.errors import ConfigError
+from matscale.core.threads import usable_cores
 
 
 class Listed(ParamType):
@@ -75,12 +77,10 @@ def make(
     stored in OUT/recipe.toml. Keys of the recipe without an option of their own: max_atoms, per_parent, dynamics,
     strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
-    from matscale.core.config import override, read_toml
+    from matscale.core.config import override, read_toml  # start-up: torch
     from matscale.core.data.synthetic.make import make as make_dataset
     from matscale.core.data.synthetic.recipe import Recipe
-    from matscale.core.errors import ConfigError
     from matscale.core.hosting.host import host
-    from matscale.core.threads import usable_cores
 
     keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
     values = read_toml(config) if config else {}
@@ -112,9 +112,8 @@ def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, 
     The same command continues an interrupted download. A dataset in the cache can be used by its name (--data
     omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
     """
-    from matscale.core.data.named import omat24 as fetching
+    from matscale.core.data.named import omat24 as fetching  # start-up: pydantic
     from matscale.core.data.store.manifest import Manifest
-    from matscale.core.threads import usable_cores
 
     with reporter() as progress:
         path = fetching.fetch(name, out, progress, workers or usable_cores(), keep_archive)

@@ -8,6 +8,11 @@ from typing import Any
 
 import click
 
+from matscale.cli.data import resolve
+from matscale.cli.text import aligned
+from matscale.core.errors import DataError
+from matscale.core.files import write_text
+
 BARS = " ▏▎▍▌▋▊▉█"
 SHOWN = ("n_atoms", "energy_per_atom", "forces_norm", "stress_max")
 """Properties with a histogram in the terminal; --json and --html have all."""
@@ -23,9 +28,7 @@ SHOWN = ("n_atoms", "energy_per_atom", "forces_norm", "stress_max")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None, as_json: bool) -> None:
     """Print moments and histograms of the dataset DIR by source and by split."""
-    from matscale.cli.data import resolve
-    from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.errors import DataError
+    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
 
     opened = PackedDataset.open(resolve(dataset))
     tables = dict(opened.manifest.statistics)
@@ -34,8 +37,7 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
     except DataError as error:  # one group or one structure cannot be split; other parts are shown
         click.echo(f"No split: {error}", err=True)
     if html is not None:
-        from matscale.core.files import write_text
-        from matscale.core.report.dataset_figure import figure
+        from matscale.core.report.dataset_figure import figure  # start-up: numpy
 
         write_text(html, figure(str(opened.path), tables))
         click.echo(f"figure: {html}", err=True)
@@ -47,7 +49,7 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
 
 
 def _split_tables(opened: Any, validation: float, seed: int, by: Any) -> dict[str, Any]:
-    from matscale.core.data.split import split
+    from matscale.core.data.split import split  # start-up: numpy
     from matscale.core.data.store.statistics import by_part
 
     parts = split(opened, validation, seed, by)
@@ -56,8 +58,7 @@ def _split_tables(opened: Any, validation: float, seed: int, by: Any) -> dict[st
 
 
 def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
-    from matscale.cli.text import aligned
-    from matscale.core.data.store.statistics import PROPERTIES
+    from matscale.core.data.store.statistics import PROPERTIES  # start-up: numpy
 
     total = max(sum(elements.values()), 1)
     common = sorted(elements.items(), key=lambda item: -item[1])[:12]
@@ -79,7 +80,7 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
     """Draw a histogram in at most `n_rows` lines, which cover all filled bins; neighbouring bins may share a line."""
-    from matscale.core.data.store.statistics import edge
+    from matscale.core.data.store.statistics import edge  # start-up: numpy
 
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here
     if not bins:

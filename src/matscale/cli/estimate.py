@@ -61,7 +61,7 @@ def estimate(
             raise ConfigError(f"{study}: a study file sets everything for its runs. Leave out options of a single run.")
         _study(study, on, mfu, time_steps, as_json)
         return
-    from matscale.core.estimate.estimate import TIME_STEPS
+    from matscale.core.estimate.estimate import TIME_STEPS  # start-up: torch
     from matscale.core.estimate.estimate import estimate as estimated
 
     time_steps = TIME_STEPS if time_steps is None else time_steps
@@ -92,7 +92,7 @@ def page(e: Estimate) -> str:
 
 
 def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None, as_json: bool) -> None:
-    from matscale.core.study.config import Study
+    from matscale.core.study.config import Study  # start-up: torch
     from matscale.core.study.plan import plan
 
     with reporter() as progress:
@@ -107,7 +107,7 @@ def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: 
 
     None means the default number.
     """
-    from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals
+    from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals  # start-up: torch
 
     with reporter() as progress:
         estimator = Estimator(device, mfu, TIME_STEPS if time_steps is None else time_steps, progress)

@@ -36,7 +36,7 @@ def import_fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "em
     anything but numbers and texts. fairchem's own calculator uses raw weights if it reads checkpoint.pt, and averaged
     weights if it reads best_checkpoint.pt.
     """
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols  # start-up: torch
 
     from matscale.core.fairchem.run import import_run
 
@@ -67,7 +67,7 @@ def export_fairchem(run: Path, target: Path, checkpoint: str) -> None:
     Options without a counterpart in fairchem are refused. An EquiformerV2 therefore needs the published stress head
     (`--set architecture.config.stress_head=rank2` in training), direct forces and a limit on neighbours.
     """
-    from matscale.core.fairchem.export import export_run
+    from matscale.core.fairchem.export import export_run  # start-up: torch
     from matscale.core.model.architecture import count_parameters
     from matscale.core.runs.record import Run
 

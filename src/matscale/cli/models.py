@@ -32,7 +32,7 @@ def list_models(sizes: bool, as_json: bool) -> None:
     (forward, loss, backward) per atom of an fcc crystal in which each atom of a radius graph has 42 neighbours. With
     --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
     """
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: packaging
 
     rows = [
         _row(host(), architecture, config)
@@ -63,7 +63,7 @@ def show(
 
     The configuration is the default, or that of --size or --params; --set overrides keys of it.
     """
-    from matscale.core.estimate.describe import configuration, counted_per_atom, describe
+    from matscale.core.estimate.describe import configuration, counted_per_atom, describe  # start-up: torch
     from matscale.core.hosting.host import host
 
     architecture = host().architecture(name)
@@ -106,7 +106,7 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
     FLOPs are those of a training step, per atom of the crystal of `models show`, if there is a formula for them.
     """
-    from matscale.core.estimate.describe import rungs
+    from matscale.core.estimate.describe import rungs  # start-up: torch
     from matscale.core.hosting.host import host
 
     architecture = host().architecture(name)
@@ -134,7 +134,7 @@ def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
     """Row of the table for one architecture; if its model cannot be built, prints a warning and leaves numbers out."""
-    from matscale.core.estimate.describe import configuration, describe
+    from matscale.core.estimate.describe import configuration, describe  # start-up: torch
 
     try:
         # Running a step of every published size of a large model would take minutes.

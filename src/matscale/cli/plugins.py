@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.scaffold import names, write
 from matscale.cli.text import aligned
 from matscale.cli.types import PluginName
+from matscale.core.errors import PluginError
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
@@ -36,7 +38,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
     hooks are found in the source. With --load, the status is `ok`, `failed`, `incompatible`, `blocked` or `clash`. A
     clash means that another plugin has the same name; use distribution:name.
     """
-    from matscale.core.hosting.host import BLOCK, host
+    from matscale.core.hosting.host import BLOCK, host  # start-up: packaging
 
     if load:
         host().load_all()
@@ -60,8 +62,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     If the plugin cannot be imported, its traceback is printed and the exit code is 2; after a failed check it is 1. The
     contract tests what an architecture claims: see `matscale models show`.
     """
-    from matscale.core.errors import PluginError
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: packaging
     from matscale.core.hosting.loading import plugin_traceback
 
     plugin = host().plugin(name).load()
@@ -86,8 +87,7 @@ def new(name: str, output: Path | None) -> None:
 
     The package works at once: its model is a small embedded-atom model, which passes the contract and can be trained.
     """
-    from matscale.cli.scaffold import names, write
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: packaging
 
     values = names(name, taken={plugin.name for plugin in host().plugins})
     folder = output or Path(name)
@@ -128,7 +128,7 @@ def _summary(plugin: Plugin) -> str:
 
 def _contract(architecture: Architecture, quiet: bool) -> list[dict[str, str]]:
     """Run all contract tests on one architecture; print a line for each test unless `quiet`."""
-    from matscale.testing import run_contract
+    from matscale.testing import run_contract  # start-up: torch
 
     click.echo(f"Checking architecture {architecture.name} ...", err=True)
     results = [{"name": r.name, "status": r.status, "detail": r.detail} for r in run_contract(architecture)]

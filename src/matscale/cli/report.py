@@ -10,6 +10,7 @@ import click
 
 from matscale.cli.laws.options import BASELINES, SAMPLES
 from matscale.core.errors import ConfigError
+from matscale.core.files import write_text
 
 FORMATS = ("svg", "png", "pdf")
 
@@ -53,8 +54,7 @@ def report(
     if serve:
         _serve(sources, options, host, port)
         return
-    from matscale.core.files import write_text
-    from matscale.core.report.build import build
+    from matscale.core.report.build import build  # start-up: torch
     from matscale.core.report.page import page
 
     if output.parent != Path() and not output.parent.is_dir():
@@ -63,7 +63,7 @@ def report(
     write_text(output, page(result))
     click.echo(f"{output}  {output.stat().st_size / 1e6:.1f} MB, {len(result.records.runs):,} runs")
     if figures is not None:
-        from matscale.core.report.build import write_figures
+        from matscale.core.report.build import write_figures  # start-up: torch
 
         written = write_figures(result.panels, figures, formats or FORMATS[:1])
         click.echo(f"{figures}  {len(written)} figures")
@@ -81,17 +81,17 @@ def _refuse_contradictions(ctx: click.Context, serve: bool, figures: Path | None
 
 
 def _options(baselines: Path | None, no_baselines: bool, samples: int) -> dict[str, Any]:
-    from matscale.core.scaling.tables.baselines import read_baselines
+    from matscale.core.scaling.tables.baselines import read_baselines  # start-up: pydantic
 
     known = read_baselines(baselines) if baselines is not None else None
     return {"baselines": known, "measure_baselines": not no_baselines, "samples": samples}
 
 
 def _serve(sources: tuple[str, ...], options: dict[str, Any], host: str, port: int) -> None:
-    from matscale.core.report.serve import LOOPBACK, Pages, server, url
+    from matscale.core.report.serve import LOOPBACK, Pages, server, url  # start-up: torch
 
     def make(version: str) -> str:
-        from matscale.core.report.build import build
+        from matscale.core.report.build import build  # start-up: torch
         from matscale.core.report.page import page
 
         return page(build(sources, **options), version)

@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
-from matscale.cli.text import aligned, duration
+from matscale.cli.progress.text import pretrained
+from matscale.cli.text import aligned, duration, errors_table
 from matscale.core.errors import ConfigError
+from matscale.core.runs.files import called
+from matscale.core.scaling.text import with_interval
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
 """Statuses that follow from a run folder alone. The other two, `queued` and `blocked`, are in the ledger of a sweep."""
@@ -39,8 +42,7 @@ def list_runs(
     The status `crashed` means that a run was killed; `matscale sweep`, or `matscale train --resume`, continues it. The
     status `failed` means that a run ended with an error of its own.
     """
-    from matscale.core.runs.files import called
-    from matscale.core.study import ledger
+    from matscale.core.study import ledger  # start-up: torch
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: give one of them.")
@@ -90,9 +92,7 @@ def _number(value: float | None, form: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: run.json and the status of the run.")
 def show(run: Path, as_json: bool) -> None:
     """Show one run: its configuration, status, cost and errors."""
-    from matscale.cli.progress.text import pretrained
-    from matscale.cli.text import errors_table
-    from matscale.core.runs.status import read_info
+    from matscale.core.runs.status import read_info  # start-up: torch
     from matscale.core.study.ledger import row, run_folders
 
     if list(run_folders(run)) != [run]:
@@ -121,8 +121,7 @@ def forecast_runs(folder: Path, as_json: bool) -> None:
     Finished runs with the same schedule show by which factor the loss falls from the present share of the run to its
     end; this is corrected for size, learning rate and batch. The interval covers 95 % of new runs.
     """
-    from matscale.core.scaling.curves.running import forecasts, hopeless, read_running
-    from matscale.core.scaling.text import with_interval
+    from matscale.core.scaling.curves.running import forecasts, hopeless, read_running  # start-up: torch
     from matscale.core.study import ledger
 
     known = read_running(list(ledger.run_folders(folder)))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matscale.cli.estimate import show
+from matscale.cli.progress.reporter import reporter
+from matscale.cli.runs import spending
 from matscale.cli.types import Amount, PluginName
 from matscale.core.errors import ConfigError
 
@@ -78,10 +81,7 @@ def sweep(
     --adaptive trains only a part of the grid: it chooses a batch of runs, trains them, fits, and chooses again, until
     the purpose (see plan --next) is met or the budget is spent. The same command continues a sweep that was stopped.
     """
-    from matscale.cli.estimate import show
-    from matscale.cli.progress.advice import Advice, advice
-    from matscale.cli.progress.reporter import reporter
-    from matscale.cli.runs import spending
+    from matscale.cli.progress.advice import Advice, advice  # start-up: torch
     from matscale.core.hosting.host import host
     from matscale.core.study.config import Study
     from matscale.core.study.launcher import EndsOne
@@ -142,8 +142,7 @@ def _adapt(
     planned: StudyPlan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool
 ) -> None:
     """Run an adaptive sweep: choose, train and fit batches of runs until the purpose is met or the budget is spent."""
-    from matscale.cli.progress.reporter import reporter
-    from matscale.core.scaling.allocation.adaptive import Adaptive, offers
+    from matscale.core.scaling.allocation.adaptive import Adaptive, offers  # start-up: torch
     from matscale.core.scaling.allocation.next_batch import Purpose
     from matscale.core.study.estimates import Estimator, estimates
     from matscale.core.study.sweep import Sweep

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from matscale.cli.progress.reporter import reporter
+from matscale.cli.progress.text import pretrained
+from matscale.cli.text import errors_table
 from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
 from matscale.core.train.options import configuration, free_folder, given
@@ -109,12 +112,11 @@ def train(
     if resume and output is None:
         raise ConfigError("--resume needs the folder of the run: give it with -o FOLDER.")
     if dry_run:
-        from matscale.core.config import to_toml
+        from matscale.core.config import to_toml  # start-up: pydantic
 
         click.echo(to_toml(config.plain()), nl=False)
         return
-    from matscale.cli.progress.reporter import reporter
-    from matscale.core.train.distributed import World
+    from matscale.core.train.distributed import World  # start-up: torch
     from matscale.core.train.session import train as start
 
     world = World.from_environment()
@@ -130,10 +132,7 @@ def train(
 
 def _conclude(run: Any, quiet: bool) -> None:
     """Print the errors of a run beside those of baselines or, after pre-training, beside those of the trivial guess."""
-    from matscale.cli.progress.reporter import reporter
-    from matscale.cli.progress.text import pretrained
-    from matscale.cli.text import errors_table
-    from matscale.core.inference.compare import compare, dataset_of
+    from matscale.core.inference.compare import compare, dataset_of  # start-up: torch
 
     if run.config.pretrain is not None:
         click.echo(f"Pre-training ({run.config.pretrain.task}): {pretrained(run.info['last'])}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matscale.cli.progress.reporter import reporter
+from matscale.cli.text import aligned
 from matscale.cli.types import ArchitectureName, CommaSeparated, Pairs, ParameterCount, PluginName
 from matscale.core.errors import ConfigError
 
@@ -85,7 +87,7 @@ def tune(
     studies/tune-ARCH, so that the same command trains only missing runs. With RUNS or a TABLE of learning rates that
     were tried already, nothing is trained.
     """
-    from matscale.core.config import override
+    from matscale.core.config import override  # start-up: torch
     from matscale.core.scaling.dials.trials import read_trials
     from matscale.core.scaling.dials.tuned_law import of_trials, of_tuned
     from matscale.core.study.lr_law import write_lr_law
@@ -137,8 +139,7 @@ def _refuse_training(ctx: click.Context) -> None:
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
     """Train the runs of all tunings in one folder, with one pool of workers, and return the results."""
-    from matscale.cli.progress.reporter import reporter
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: torch
     from matscale.core.study.sweep import Sweep
     from matscale.core.study.tune import default_output
     from matscale.core.study.tune import tune as start
@@ -155,7 +156,6 @@ def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: b
 
 
 def _table(results: list[Tuned]) -> str:
-    from matscale.cli.text import aligned
 
     batches = any(result.batch is not None for result in results)
     heading = ["PARAMETERS", *(["BATCH"] if batches else []), "BEST LR", "LOSS", "AT LR/2", "AT 2 LR"]

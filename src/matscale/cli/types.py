@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from matscale.core.data.sources.limits import Limits, using
 from matscale.core.units import parse_count, parse_parameters
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class PluginName(ParamType):
         self.name = metavar
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from matscale.core.hosting.catalogue import declared_hooks
+        from matscale.core.hosting.catalogue import declared_hooks  # start-up: packaging
         from matscale.core.hosting.host import host
 
         def offers(plugin: Plugin) -> bool:
@@ -89,9 +91,6 @@ class LimitSetting(ParamType):
         return "NAME=VALUE"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from dataclasses import fields
-
-        from matscale.core.data.sources.limits import Limits
 
         return [CompletionItem(f"{f.name}=") for f in fields(Limits) if f.name.startswith(incomplete)]
 
@@ -99,8 +98,6 @@ class LimitSetting(ParamType):
 def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
     """Set the given limits while the command runs."""
     if given:
-        from matscale.core.data.sources.limits import Limits, using
-
         ctx.with_resource(using(Limits.parse(given)))
 
 

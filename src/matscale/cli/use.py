@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,7 @@ import click
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import errors_json, errors_table
 from matscale.cli.types import limit_option
-from matscale.core.errors import ConfigError
+from matscale.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def evaluate(
 
     Baselines are fitted on the training part of the run, as the model was.
     """
-    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.named.catalog import resolve  # start-up: torch
     from matscale.core.data.store.packed import PackedDataset
     from matscale.core.inference.compare import dataset_of, measure, rows_of, usable
     from matscale.core.inference.load import load
@@ -109,8 +110,7 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
 
     If the run's training data are missing, prints the reason and returns an empty dictionary.
     """
-    from matscale.core.baselines import evaluate_baselines, passes
-    from matscale.core.errors import DataError
+    from matscale.core.baselines import evaluate_baselines, passes  # start-up: torch
     from matscale.core.inference.compare import baselines_of
 
     try:
@@ -151,9 +151,7 @@ def predict(
     FILE is anything that `matscale data pack` reads. Structures are written in the order of FILE, with all values that
     FILE has for them. The predictions are the labels energy, forces and stress, which replace labels of these names.
     """
-    from collections import Counter
-
-    from matscale.core.data.sources.labels import Keys
+    from matscale.core.data.sources.labels import Keys  # start-up: torch
     from matscale.core.inference.load import load
     from matscale.core.inference.predict import predict_file
 

@@ -162,7 +162,7 @@ def _is_held(path: Path) -> bool:
 
 def _is_free(descriptor: int) -> bool:
     try:
-        import fcntl
+        import fcntl  # not on Windows
     except ImportError:  # Windows
         return lock_descriptor(descriptor, blocking=False)
     # A shared lock, which filelock lacks: two processes that look at the same time must not see each other.

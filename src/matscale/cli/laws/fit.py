@@ -44,7 +44,7 @@ def fit(
     incomplete design, not identifiable, no learning. If no law is claimed, the output states what can still be said.
     Runs that are left out are listed with the reason.
     """
-    from matscale.cli.laws.text import checklist_text, fit_text
+    from matscale.cli.laws.text import checklist_text, fit_text  # start-up: scipy
     from matscale.core.scaling.checklist import checklist as fill
     from matscale.core.scaling.curves.collapse import collapses
     from matscale.core.scaling.fit import Options, fit_all, needs_curves
@@ -98,7 +98,7 @@ def compare(
     the crossing of the laws, the power of the test, and the runs that would settle it. If no difference is shown, the
     exponents need not be equal: --margin tests equality.
     """
-    from matscale.cli.laws.text import comparison_text
+    from matscale.cli.laws.text import comparison_text  # start-up: scipy
     from matscale.core.hosting.host import host
     from matscale.core.scaling.comparison.compare import compare as test
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from matscale.cli.types import Pairs
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from matscale.core.scaling.tables.table import Table
@@ -48,7 +48,7 @@ class Input:
 
         `lists_excluded` says that the command lists what was left out.
         """
-        from matscale.cli.laws.text import excluded_text
+        from matscale.cli.laws.text import excluded_text  # start-up: scipy
         from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
         from matscale.core.scaling.tables.sources import read
 
@@ -126,9 +126,7 @@ def only(table: Table, architectures: tuple[str, ...]) -> Table:
 
     Raises DataError, with the reasons, if there are no rows, and ConfigError for an architecture without rows.
     """
-    import numpy as np
-
-    from matscale.core.errors import did_you_mean
+    import numpy as np  # start-up: numpy
 
     if len(table) == 0:
         listed = "; ".join(f"{one.row}: {one.reason}" for one in table.excluded[:5])

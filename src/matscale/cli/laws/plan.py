@@ -14,7 +14,8 @@ from matscale.cli.laws.options import Input, input_options, only, sampled
 from matscale.cli.text import aligned
 from matscale.cli.types import Amount, ArchitectureName
 from matscale.core.errors import ConfigError, DataError, did_you_mean
-from matscale.core.scaling.text import size
+from matscale.core.files import write_text
+from matscale.core.scaling.text import listed, size
 
 if TYPE_CHECKING:
     from matscale.core.scaling.allocation.next_batch import Batch
@@ -94,10 +95,9 @@ def plan(
     and buys runs in turn, predicts the most expensive ones, and compares the errors with those of three other
     strategies: a random choice, a grid, and a choice in the order of cost.
     """
-    from matscale.cli.laws.text import plan_text
+    from matscale.cli.laws.text import plan_text  # start-up: scipy
     from matscale.core.scaling.allocation.plan import make_plan
     from matscale.core.scaling.fit import Options, fit_law, needs_curves
-    from matscale.core.scaling.text import listed
 
     refuse_unused(click.get_current_context().params)
     curves = needs_curves("nd", checkpoint)
@@ -133,7 +133,7 @@ def _speed(
 
     Raises ConfigError for an option that needs a device, if there is none.
     """
-    from matscale.core.scaling.allocation.speed import speed_on
+    from matscale.core.scaling.allocation.speed import speed_on  # start-up: numpy
 
     if device is None:
         if precision or mfu:
@@ -174,7 +174,7 @@ PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5.
 
 def choose_next(table: Table, purpose: str, count: int, budget: float, law: str, as_json: bool) -> None:
     """Choose the next runs for a purpose, and print them with how well the wanted number is known now."""
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: scipy
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
     wanted, form = Purpose.parse(purpose), host().law(law)
@@ -204,8 +204,7 @@ def simulate(
 
     Without `far`, the most expensive runs of the table are held out.
     """
-    from matscale.core.files import write_text
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: scipy
     from matscale.core.report.replay_figure import figure
     from matscale.core.scaling.allocation.simulate import pool_of
     from matscale.core.scaling.allocation.simulate import simulate as replay
@@ -242,7 +241,7 @@ def scores_text(scores: Sequence[Score], everything: float) -> str:
 
 def with_cost(table: Table, factors: str | None) -> Table:
     """Set the column c to the product of the columns named in `factors`, such as `n,d`; unchanged for None."""
-    import numpy as np
+    import numpy as np  # start-up: numpy
 
     if factors is None:
         return table

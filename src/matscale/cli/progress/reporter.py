@@ -149,7 +149,7 @@ class Lines(Reporter):
 
     def summary(self, sweep: Sweep) -> str:
         """Counts of the runs of a sweep and the time left, as text."""
-        from matscale.core.study.clock import Clock
+        from matscale.core.study.clock import Clock  # start-up: torch
 
         self.clock = self.clock or Clock(sweep.plan)
         return summary(sweep, self.clock)
@@ -160,7 +160,7 @@ class Drawn(Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console
+        from rich.console import Console  # start-up: rich
         from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -230,7 +230,7 @@ class Drawn(Lines):
 
     def grid(self, sweep: Sweep) -> Any:
         """Table of a sweep: the runs that have ended lately, then the runs in progress."""
-        from rich.table import Table
+        from rich.table import Table  # start-up: torch
 
         from matscale.core.runs.status import read_info
 

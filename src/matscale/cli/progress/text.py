@@ -72,7 +72,7 @@ def summary(sweep: Sweep, clock: Clock) -> str:
 
 def loss_of(run: PlannedRun) -> str:
     """Text with the loss of the run's best validation; empty before the first validation."""
-    from matscale.core.runs.status import read_info
+    from matscale.core.runs.status import read_info  # start-up: torch
 
     loss = ((read_info(run.path) or {}).get("best") or {}).get("loss")
     return "" if loss is None else f"  loss {loss:.4g}"

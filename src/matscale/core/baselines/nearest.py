@@ -162,14 +162,14 @@ def _reach(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArr
 
 
 def _key_name(key: int) -> str:
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols  # start-up: ase
 
     own, near = divmod(key, N_Z)
     return chemical_symbols[own] + (f"-{chemical_symbols[near]}" if near else "")
 
 
 def _key_of(name: str) -> int:
-    from ase.data import atomic_numbers
+    from ase.data import atomic_numbers  # start-up: ase
 
     own, _, near = name.partition("-")
     return atomic_numbers[own] * N_Z + (atomic_numbers[near] if near else 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from matscale.core.baselines.base import Baseline, MaskedSum, batches, single
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.references import fit_references
 from matscale.core.model.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ class CompositionBaseline(Baseline):
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
-        from matscale.core.data.references import fit_references  # start-up: torch
 
         stress = MaskedSum(1, 9)
         for batch in batches(dataset, indices):
@@ -124,14 +124,14 @@ class CompositionBaseline(Baseline):
         return Outputs(energy=energy, forces=torch.zeros_like(batch.positions), stress=_expand(self.stress, batch))
 
     def plain(self) -> dict[str, Any]:
-        from ase.data import chemical_symbols
+        from ase.data import chemical_symbols  # start-up: ase
 
         references = {chemical_symbols[z]: e for z, e in enumerate(self.references) if e != 0.0}
         return {"references": references, "stress": list(self.stress)}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        from ase.data import atomic_numbers
+        from ase.data import atomic_numbers  # start-up: ase
 
         references = [0.0] * 119
         for symbol, energy in values["references"].items():

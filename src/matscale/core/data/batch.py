@@ -235,7 +235,7 @@ class AtomicBatch:
 
         The fields have the names that PyG models use: pos, z, edge_index, edge_vec, y, force.
         """
-        from torch_geometric.data import Batch, Data
+        from torch_geometric.data import Batch, Data  # start-up: torch_geometric
 
         def data(m: AtomicBatch) -> Data:
             d = Data(pos=m.positions, z=m.atomic_numbers, cell=m.cell, pbc=m.pbc, num_nodes=m.n_atoms)

@@ -311,7 +311,7 @@ def reduced_cells(batch: AtomicBatch) -> Tensor:
 
     Vectors of non-periodic axes are replaced by vectors orthogonal to the periodic ones.
     """
-    from ase.geometry import complete_cell, minkowski_reduce
+    from ase.geometry import complete_cell, minkowski_reduce  # start-up: ase
 
     cells, pbc = batch.cell.detach().double().cpu().numpy(), batch.pbc.cpu().numpy()
     found = []

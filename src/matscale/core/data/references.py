@@ -90,7 +90,7 @@ class References:
 
     def judged(self) -> list[str]:
         """Describe the quality of the fit: errors on held-out structures, and elements that are not determined."""
-        from ase.data import chemical_symbols
+        from ase.data import chemical_symbols  # start-up: ase
 
         lines = []
         if self.held_out is not None:
@@ -120,7 +120,7 @@ class References:
 
     def to_json(self) -> str:
         """Format as JSON: the reference energy [eV] of each element symbol, and the quality of the fit."""
-        from ase.data import chemical_symbols
+        from ase.data import chemical_symbols  # start-up: ase
 
         return json.dumps(
             {
@@ -139,7 +139,7 @@ class References:
     @classmethod
     def from_json(cls, text: str) -> References:
         """Parse the output of `to_json`. Raises DataError for any other text."""
-        from ase.data import atomic_numbers
+        from ase.data import atomic_numbers  # start-up: ase
 
         try:
             given = parse_json(text)

@@ -108,7 +108,7 @@ class Structure:
 
     def to_ase(self) -> Any:
         """Convert to ase.Atoms, with the labels in a SinglePointCalculator."""
-        from ase import Atoms
+        from ase import Atoms  # start-up: ase
         from ase.calculators.singlepoint import SinglePointCalculator
 
         atoms = Atoms(numbers=self.atomic_numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
@@ -140,6 +140,6 @@ class Structure:
 
 
 def _symbols(atomic_numbers: NDArray[np.int64]) -> list[str]:
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols  # start-up: ase
 
     return [chemical_symbols[z] for z in atomic_numbers]

@@ -145,7 +145,7 @@ def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[s
 @lru_cache(maxsize=32)
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
     """Make the reference crystal for which FLOPs are stated: see the top of this module."""
-    from ase.build import bulk
+    from ase.build import bulk  # start-up: ase
 
     # The third shell of fcc is at a √(3/2), the fourth at a √2; the cutoff falls between the two.
     lattice_constant = graph.cutoff / math.sqrt(math.sqrt(1.5 * 2)) if graph.has_edges else 4.05

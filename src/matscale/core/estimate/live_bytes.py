@@ -23,6 +23,7 @@ from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.flops.cost import fit
 from matscale.core.flops.count import backward_of_any_loss
 from matscale.core.model.potential import Potential
+from matscale.core.train.compute import memory_bytes
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -101,11 +102,9 @@ def activations_of(
 def resident_bytes() -> int:
     """Memory of this process now, or its peak if the system does not report the present value."""
     try:
-        import resource
+        import resource  # not on Windows
 
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize()
     except (OSError, ImportError, IndexError, ValueError):
-        from matscale.core.train.compute import memory_bytes  # start-up: torch
-
         return memory_bytes(torch.device("cpu"))

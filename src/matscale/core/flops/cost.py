@@ -112,7 +112,7 @@ def fit(shapes: Sequence[BatchShape], counts: Sequence[float]) -> Polynomial:
 
 
 def _least_squares(terms: Sequence[str], shapes: Sequence[BatchShape], counts: Sequence[float]) -> Polynomial:
-    from scipy.optimize import nnls
+    from scipy.optimize import nnls  # start-up: scipy
 
     rows = np.array([[TERMS[name](shape) for name in terms] for shape in shapes], dtype=np.float64)
     flops = np.array(counts, dtype=np.float64)

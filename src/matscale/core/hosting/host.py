@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from matscale.core.errors import ConfigError, MatscaleError, PluginError, did_you_mean
 from matscale.core.hosting.catalogue import Entry, canonical, declared_hooks, discover
 from matscale.core.hosting.loading import Plugin
-from matscale.core.hosting.observers import Observers, PluginWarning
+from matscale.core.hosting.observers import Observers, PluginWarning, Tracking
 from matscale.core.hosting.provided import KINDS
 
 if TYPE_CHECKING:
@@ -107,8 +107,6 @@ class Host:
 
         Raises PluginError if a module that the tracker needs is missing.
         """
-        from matscale.core.hosting.observers import Tracking  # start-up: plugins
-
         found = self.find("tracker", name)
         return Tracking.of(found.value, found.plugin)
 

@@ -27,6 +27,7 @@ from matscale.core.baselines import (
 )
 from matscale.core.data.isolated import isolated
 from matscale.core.data.loader import BatchBudget, Loader
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import write_json
 from matscale.core.inference.load import load
@@ -132,7 +133,7 @@ def usable(
     `skip_invalid`, raises DataError that lists the structures with such elements. Also raises DataError if no row is
     left.
     """
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols  # start-up: ase
 
     kept, alone, foreign = [], [], []
     unseen = ~potential.known.cpu().numpy()
@@ -221,7 +222,6 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
             "Name one with --data (Python: data=)."
         )
     from matscale.core.data.named.catalog import resolve  # start-up: torch
-    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
 
     go = "Go to the directory in which the run was trained, or name the dataset: --data (Python: data=)."
     try:

@@ -176,7 +176,7 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
     Among them are magnetic moments, charges and dipole; they may be in the calculator of `atoms`.
     """
-    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.calculators.singlepoint import SinglePointCalculator  # start-up: ase
 
     copy = atoms.copy()
     copy.info = {name: _written(name, value) for name, value in copy.info.items()}
@@ -256,7 +256,7 @@ def understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structu
 
 
 def _write(file: TextIO, images: Iterable[Any]) -> None:
-    from ase.io.extxyz import write_xyz
+    from ase.io.extxyz import write_xyz  # start-up: ase
 
     write_xyz(file, images)
 

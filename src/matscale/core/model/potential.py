@@ -135,7 +135,7 @@ class Potential(nn.Module):
         """Raises DataError for elements that were not in the training data, with their names."""
         unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()
         if unseen:
-            from ase.data import chemical_symbols
+            from ase.data import chemical_symbols  # start-up: ase
 
             names = ", ".join(f"{chemical_symbols[z]} (Z = {z})" for z in unseen)
             raise DataError(

@@ -208,13 +208,14 @@ def choices(panel: Panel) -> dict[str, dict[str, str]]:
 def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write a file for each figure and format. Raises MatscaleError if kaleido or a browser is missing."""
     try:
+        # optional: kaleido
         import kaleido  # noqa: F401 - plotly asks for it only when it is too late to say what to install
     except ImportError:
         raise MatscaleError(
             'Static figures need kaleido, which is not installed. Install it: pip install "matscale[figures]". '
             "The page itself does not need it."
         ) from None
-    from choreographer.errors import ChromeNotFoundError
+    from choreographer.errors import ChromeNotFoundError  # optional: choreographer
     from plotly.io import write_images
 
     paths = [folder / f"{panel.name}.{kind}" for panel in panels for kind in formats]
@@ -238,7 +239,7 @@ def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str])
 
 def _for_paper(panel: Panel) -> object:
     """Copy of a figure for print: white background, width of a column, title inside the figure."""
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure  # start-up: plotly
 
     fig = Figure(panel.figure)
     fig.update_layout(

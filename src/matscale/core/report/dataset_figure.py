@@ -31,7 +31,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
     `tables` has the moments and bins (`Tally.plain`) of every property, for every part of the dataset. A part has one
     colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
     """
-    from plotly.graph_objects import Scatter
+    from plotly.graph_objects import Scatter  # start-up: plotly
     from plotly.io import to_html
     from plotly.subplots import make_subplots
 

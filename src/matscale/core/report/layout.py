@@ -17,7 +17,7 @@ GRID, TEXT = "#dfe3e8", "#30363d"
 
 def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True, True), **layout: Any) -> Any:
     """Make a plotly figure of `traces`, with axes titled `x` and `y`; `log` says for each whether it is logarithmic."""
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure  # start-up: plotly
 
     axis = {
         "gridcolor": GRID, "linecolor": GRID, "zeroline": False, "ticks": "outside", "ticklen": 4, "tickcolor": GRID,

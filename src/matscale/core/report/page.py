@@ -34,7 +34,7 @@ def page(report: Report, version: str = "") -> str:
 
     A page that a server sends has a `version`, by which it notices that it is outdated; a page in a file has none.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined  # start-up: jinja2
 
     runs, analysis = report.records.runs, report.analysis
     levels, labels = data_levels(runs)
@@ -74,7 +74,7 @@ def page(report: Report, version: str = "") -> str:
 
 def scripts() -> tuple[str, ...]:
     """Scripts that every page has. They do not depend on the runs, so that a server can permit these scripts only."""
-    from plotly.offline import get_plotlyjs
+    from plotly.offline import get_plotlyjs  # start-up: plotly
 
     return get_plotlyjs(), "\n" + _asset("report.js")
 

@@ -19,7 +19,7 @@ def figure(title: str, scores: Sequence[Score]) -> str:
 
     The line is the mean over the replays, the band their range.
     """
-    from plotly.graph_objects import Scatter
+    from plotly.graph_objects import Scatter  # start-up: plotly
     from plotly.io import to_html
     from plotly.subplots import make_subplots
 

@@ -229,7 +229,7 @@ def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
 
 
 def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError  # start-up: safetensors
     from safetensors.torch import load_file
 
     path = folder / f"{group}.safetensors"

@@ -173,7 +173,7 @@ def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int
 
     Least squares need no such search: Newton's method already ends at their minimum.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # start-up: scipy
 
     for _ in range(rounds):
         cost = _Whitened(law, theta, x, y, delta)

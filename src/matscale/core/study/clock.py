@@ -10,8 +10,11 @@ import numpy as np
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.status import read_info
+from matscale.core.study.estimates import EstimatedRun, Estimator
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import StudyPlan
+from matscale.core.train.compute import device_of
+from matscale.core.train.distributed import World
 
 if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep
@@ -62,9 +65,6 @@ def counted_flops(run: PlannedRun) -> float:
 
 def timed_seconds(run: PlannedRun) -> float | None:
     """Seconds of a run's training, from a few steps timed on this machine; None for a run that uses an accelerator."""
-    from matscale.core.train.compute import device_of  # start-up: torch
-    from matscale.core.train.distributed import World  # start-up: torch
-
     if device_of(run.config.compute, World()).type != "cpu":
         return None  # it is in use by the runs, so timing would be wrong
     return _estimated(run, {"compile": False})[1]
@@ -72,8 +72,6 @@ def timed_seconds(run: PlannedRun) -> float | None:
 
 def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> tuple[float, float]:
     """(FLOPs, seconds) of a run's training, without those of its trunk, with some keys of `compute` replaced."""
-    from matscale.core.study.estimates import EstimatedRun, Estimator  # start-up: torch
-
     config = run.config.model_copy(update={"compute": run.config.compute.model_copy(update=compute)})
     alike = replace(run, config=config)
     row = EstimatedRun(alike, Estimator(**options).of(alike), "planned")

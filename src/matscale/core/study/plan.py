@@ -25,8 +25,10 @@ from matscale.core.runs.files import called
 from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
+from matscale.core.study.estimates import Estimator
 from matscale.core.study.identity import RUNS, TRUNKS, PlannedRun, identity
 from matscale.core.study.lr_law import LRLaw, read_lr_law, structures_seen
+from matscale.core.train.data import parts
 from matscale.core.train.setup import resolved
 
 OWN = {
@@ -184,7 +186,6 @@ def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
     new = [run for run in result.runs if run.config.budget.max_flops and not (run.path / CONFIG).exists()]
     if not new:
         return
-    from matscale.core.study.estimates import Estimator  # start-up: torch
 
     estimator, short = Estimator(mfu=1.0, time_steps=0), []
     for done, run in enumerate(new):
@@ -420,8 +421,6 @@ def _run(result: StudyPlan, size: Size, config: TrainConfig, labels: dict[str, A
 
 def _count(result: StudyPlan, config: TrainConfig) -> int:
     """Number of training structures of a configuration."""
-    from matscale.core.train.data import parts  # start-up: torch
-
     data = config.data  # the study sets validation_seed; the seed draws which structures of the part, not how many
     key = (data.validation, data.split_by, data.validation_seed, data.fraction, data.count, data.overfit)
     if key not in result.counted:

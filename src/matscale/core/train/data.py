@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from matscale.core.data.graph import Graph
@@ -130,8 +131,6 @@ class TrainingData:
 
         `references` is None in pre-training.
         """
-        from ase.data import chemical_symbols
-
         unseen = [z for z in self.dataset.elements(self.validation) if z not in info.elements]
         if unseen:
             chunks = np.array_split(self.validation, 1 + len(self.validation) // 8192)

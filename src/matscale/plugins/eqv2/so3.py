@@ -84,7 +84,7 @@ def sphere_points(resolution: int, grid: GridKind = "product") -> tuple[Array, A
 
 @cache
 def _lebedev_points(resolution: int) -> tuple[Array, Array]:
-    from scipy.integrate import lebedev_rule
+    from scipy.integrate import lebedev_rule  # start-up: scipy
 
     points, weights = lebedev_rule(resolution - 1)
     return points.T, weights / weights.sum()

@@ -29,7 +29,7 @@ def _silence() -> Iterator[None]:
 @cache
 def _model() -> Any:
     with needs_package("chgnet"):
-        from chgnet.model import CHGNet
+        from chgnet.model import CHGNet  # optional: chgnet
     with _silence():
         return CHGNet.load(model_name=MODEL, use_device="cpu", verbose=False)
 
@@ -37,7 +37,7 @@ def _model() -> Any:
 def calculator() -> Any:
     """Make a CHGNet calculator on the CPU; the weights are read once per process."""
     model = _model()
-    from chgnet.model.dynamics import CHGNetCalculator
+    from chgnet.model.dynamics import CHGNetCalculator  # optional: chgnet
 
     class QuietCHGNet(CHGNetCalculator):
         def calculate(self, *args: Any, **kwargs: Any) -> None:

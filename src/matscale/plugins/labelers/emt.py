@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, __version__
 from ase.calculators.emt import EMT
 from numpy.typing import NDArray
 
@@ -41,8 +41,6 @@ class FastEMT(EMT):
 
 def tag() -> str:
     """Name of the labeler, with the version of ASE, which contains the parameters."""
-    from ase import __version__
-
     return f"emt (ase {__version__})"
 
 

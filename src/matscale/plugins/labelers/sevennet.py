@@ -26,7 +26,7 @@ def calculator() -> Any:
         warnings.filterwarnings("ignore", "No tensor product accelerator", UserWarning)
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         with needs_package("sevenn"):
-            from sevenn.calculator import SevenNetCalculator
+            from sevenn.calculator import SevenNetCalculator  # optional: sevenn
         return SevenNetCalculator(MODEL, device="cpu")
 
 

@@ -146,7 +146,7 @@ class _Server:
 
 def may_fork() -> bool:
     """Whether this process can be forked: it has no other thread that could hold a lock, and no state on a GPU."""
-    import torch
+    import torch  # start-up: torch
 
     try:
         n_threads = len(os.listdir("/proc/self/task"))
@@ -191,7 +191,7 @@ def _become(message: dict[str, Any], log: int) -> None:
 
 def warm_up() -> None:
     """Import all modules that trainings need, before the first fork."""
-    from matscale.plugin import preload_training
+    from matscale.plugin import preload_training  # start-up: torch
 
     preload_training()
     gc.freeze()  # so that garbage collection in a child does not copy all these pages

@@ -174,7 +174,7 @@ class LocalPool:
 
 
 def _gpus(options: LocalOptions) -> list[int]:
-    import torch
+    import torch  # start-up: torch
 
     there = torch.cuda.device_count()
     wanted = range(there) if options.gpus is None else options.gpus

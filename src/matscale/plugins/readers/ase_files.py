@@ -43,7 +43,7 @@ def read_db(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
 
 
 def _connected(path: Path) -> Any:
-    from ase.db import connect
+    from ase.db import connect  # start-up: ase
 
     try:
         database = connect(str(path), use_lock_file=False)
@@ -55,7 +55,7 @@ def _connected(path: Path) -> Any:
 
 @cache
 def _patterns() -> list[str]:
-    from ase.io.formats import ioformats
+    from ase.io.formats import ioformats  # start-up: ase
 
     readable = [f for name, f in ioformats.items() if f.can_read and name not in _NOT_STRUCTURES]
     return [
@@ -86,7 +86,7 @@ def _refuse_types(path: Path) -> None:
 
 
 def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
-    from ase.io import iread
+    from ase.io import iread  # start-up: ase
 
     number = start
     _refuse_types(path)

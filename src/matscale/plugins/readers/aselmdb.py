@@ -56,7 +56,7 @@ def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
 
 @contextmanager
 def _transaction(path: Path) -> Iterator[Any]:
-    import lmdb
+    import lmdb  # start-up: lmdb
 
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, meminit=False)

@@ -224,7 +224,7 @@ def _converted(part: list[Any], kind: str) -> NDArray[Any]:
 
 
 def _numbers(symbols: list[str]) -> NDArray[np.int64]:
-    from ase.data import atomic_numbers
+    from ase.data import atomic_numbers  # start-up: ase
 
     unknown = next((s for s in symbols if s.capitalize() not in atomic_numbers), None)
     if unknown is not None:

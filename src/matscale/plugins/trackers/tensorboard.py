@@ -22,7 +22,7 @@ class Events:
     """
 
     def __init__(self, run: Run, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # optional: tensorboard
 
         purge = step + 1 if step else None
         self.writer = SummaryWriter(str(run.path / FOLDER), purge_step=purge, flush_secs=FLUSH)

@@ -54,7 +54,7 @@ def _imported(folder: Path) -> Any:
     before = os.environ.get(WHERE)
     os.environ[WHERE] = str(folder)
     try:
-        import trackio
+        import trackio  # optional: trackio
         from trackio.utils import TRACKIO_DIR
     finally:
         if before is None:

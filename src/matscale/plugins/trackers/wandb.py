@@ -26,7 +26,7 @@ class Session:
     """Session of a run in wandb; all sessions of a run have the same id there."""
 
     def __init__(self, run: Run, step: int) -> None:
-        import wandb
+        import wandb  # optional: wandb
 
         mode = os.environ.get(MODE, "offline")
         quiet = wandb.Settings(silent=True, console="off", root_dir=str(run.path), program=None)

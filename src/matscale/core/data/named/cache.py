@@ -18,7 +18,7 @@ def folder() -> Path:
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
-    import pooch
+    import pooch  # start-up: pooch
 
     return Path(pooch.os_cache("matscale"))
 

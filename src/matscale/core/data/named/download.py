@@ -76,7 +76,7 @@ class Resuming:
         self._mark = part.with_name(part.name + ".etag")
 
     def __call__(self, url: str) -> None:
-        import requests
+        import requests  # start-up: requests
 
         failures, error = 0, ""
         while failures < RETRIES:
@@ -101,7 +101,7 @@ class Resuming:
 
     def _fetch(self, url: str) -> bool:
         """Download over one connection; return whether the file is complete."""
-        import requests
+        import requests  # start-up: requests
 
         have = self._size()
         headers = {"Accept-Encoding": "identity"}

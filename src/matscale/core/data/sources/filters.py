@@ -108,7 +108,7 @@ def _elements(text: str) -> Filter | None:
     match = re.fullmatch(r"\s*elements\s+(not\s+)?in\s+\{?([\w\s,]*?)\}?\s*", text)
     if match is None:
         return None
-    from ase.data import atomic_numbers, chemical_symbols
+    from ase.data import atomic_numbers, chemical_symbols  # start-up: ase
 
     symbols = re.split(r"[\s,]+", match.group(2).strip())
     known = {s: z for s, z in atomic_numbers.items() if z > 0}

@@ -177,7 +177,7 @@ def _decoded(text: bytes, blob: bytearray, token: str) -> Any:
 
 
 def _atoms(parts: dict[str, Any]) -> Any:
-    from ase import Atoms
+    from ase import Atoms  # start-up: ase
     from ase.calculators.singlepoint import SinglePointCalculator
 
     arrays = parts["arrays"]

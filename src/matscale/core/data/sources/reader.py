@@ -80,7 +80,7 @@ def _refuse_disorder(atoms: Any, source: str) -> None:
 
 def to_ase(structure: Structure) -> Any:
     """Convert a structure to ase.Atoms with all values that its file has. This is the inverse of `from_ase`."""
-    from ase import Atoms
+    from ase import Atoms  # start-up: ase
     from ase.calculators.singlepoint import SinglePointCalculator
 
     geometry = {"positions": structure.positions, "cell": structure.cell, "pbc": structure.pbc}

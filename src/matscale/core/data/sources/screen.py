@@ -140,7 +140,7 @@ def _close_pairs(
     n = len(fractional)
     if n <= _ALL_PAIRS:
         return _UPPER[n]
-    from scipy.spatial import cKDTree
+    from scipy.spatial import cKDTree  # start-up: scipy
 
     box = np.where(periodic, 1.0, 0.0)  # 0 for an axis without images
     wrapped = np.where(periodic, fractional % 1.0, fractional)

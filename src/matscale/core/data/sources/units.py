@@ -42,7 +42,7 @@ _E, _L, _P = (1, 0, 0), (0, 1, 0), (1, -3, 0)
 
 @cache
 def _names() -> dict[str, tuple[float, Dimension]]:
-    from ase import units
+    from ase import units  # start-up: ase
 
     energies = {"eV": 1.0, "Hartree": units.Hartree, "Ha": units.Hartree, "Eh": units.Hartree, "E_h": units.Hartree}
     energies |= {"Rydberg": units.Rydberg, "Ry": units.Rydberg, "cal": units.kcal / 1000, "J": units.kJ / 1000}

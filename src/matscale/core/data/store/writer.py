@@ -7,6 +7,7 @@ half-written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,6 @@ def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str
 
     The choice is also written to `file`, since the pieces that are joined already are deleted.
     """
-    import json
-
     if file.exists():
         try:
             plan: list[list[str]] = read_sealed(file, required=True)["shards"]
@@ -182,7 +181,7 @@ def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str
 
 def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRecord], **described: Any) -> Manifest:
     """Compute the statistics of the shards and write the manifest, which turns `folder` into a dataset."""
-    from ase.data import chemical_symbols
+    from ase.data import chemical_symbols  # start-up: ase
 
     counts, labels = np.zeros(256, dtype=np.int64), dict.fromkeys(LABELS, 0)
     per_source = np.zeros(len(sources), dtype=np.int64)

@@ -297,7 +297,7 @@ def _parsed(text: str, place: str, advice: str) -> Any:
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, parquet  # optional: pyarrow
     except ImportError:
         raise MatscaleError(
             f"{path}: parquet files are read by pyarrow, which is not installed. Install it with "

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -75,8 +76,6 @@ class Source:
         If the other run was pre-trained, only the facts are replaced. The elements stay those of the new data. Without
         `partial`, raises ConfigError for elements that the other run has not seen.
         """
-        from ase.data import chemical_symbols
-
         known = set(self.potential.elements)
         new = [z for z in setup.info.elements if z not in known]
         if new and not self.partial:

@@ -22,6 +22,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import minimum_image_distance
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
+from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.layers.heads import mlp
 from matscale.core.model.layers.padding import Padding
 from matscale.core.model.outputs import Outputs
@@ -148,7 +149,6 @@ def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
 def _embedding() -> list[str]:
     """Names of architectures whose models have embeddings, except models that need data to be built."""
     from matscale.core.hosting.host import host  # start-up: plugins
-    from matscale.core.model.architecture import DatasetInfo  # start-up: torch
 
     names = []
     for architecture in host().architectures():

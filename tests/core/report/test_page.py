@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from matscale.core.report import laws_figures
 from matscale.core.report.analysis import analyse
 from matscale.core.report.build import Report, _panels, build
 from matscale.core.report.laws_figures import _labels
@@ -147,20 +149,56 @@ def test_names_from_records_are_text_and_never_markup(tmp_path: Path) -> None:
     assert "/data/</script>" not in own
 
 
-def test_the_name_of_an_architecture_is_neither_markup_nor_a_path(tmp_path: Path) -> None:
-    study = make_study(tmp_path, architectures=("schnet",))
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Runs and an architecture whose names are markup and a path."""
+    study = make_study(tmp_path_factory.mktemp("hostile"), architectures=("schnet",))
     records = read_records(folders_of([str(study)]))
     name = '../../x"><img src=x onerror=alert(1)>'
-    hostile = tuple(
-        replace(run, info={**run.info, "architecture": {**run.info["architecture"], "name": name}})
-        for run in records.runs
+    runs = Records(
+        tuple(
+            replace(
+                run,
+                name=f"<b>&%{{x}}{k}",
+                info={**run.info, "architecture": {**run.info["architecture"], "name": name}},
+            )
+            for k, run in enumerate(records.runs)
+        )
     )
-    analysis = analyse(Records(hostile), measure_baselines=False, samples=50)
-    assert any(fit.axes == ("n", "d") for fit in analysis.fits)
-    panels = tuple(_panels(Records(hostile), analysis))
-    assert all(re.fullmatch(r"[\w.-]+", panel.name) for panel in panels)
-    assert len({panel.name for panel in panels}) == len(panels)
-    assert "<img" not in without_plotly(page(Report(Records(hostile), analysis, panels, (str(study),))))
+    analysis = analyse(runs, measure_baselines=False, samples=50)
+    return Report(runs, analysis, tuple(_panels(runs, analysis)), (str(study),))
+
+
+def test_the_name_of_an_architecture_is_neither_markup_nor_a_path(hostile: Report) -> None:
+    assert any(fit.axes == ("n", "d") for fit in hostile.analysis.fits)
+    assert all(re.fullmatch(r"[\w.-]+", panel.name) for panel in hostile.panels)
+    assert len({panel.name for panel in hostile.panels}) == len(hostile.panels)
+    assert "<img" not in without_plotly(page(hostile))
+
+
+def test_figures_show_names_of_runs_and_architectures_letter_by_letter(hostile: Report) -> None:
+    texts = []
+    for panel in hostile.panels:
+        for trace in panel.figure.data:
+            columns = (value for value in (trace.text, trace.x, trace.y) if value is not None)
+            several = (one for column in columns for one in ([column] if isinstance(column, str) else column))
+            labels = (trace.meta or {}).get("by", {}).values()
+            texts += [trace.name, *several, *(look[0] for look in labels)]
+        for axis in (panel.figure.layout.xaxis, panel.figure.layout.yaxis):
+            texts += [axis.title.text, *(axis.categoryarray or ())]
+    texts = [text for text in texts if isinstance(text, str)]
+    assert {text for text in texts if re.search(r"<(?!br>)|&(?!\w+;|#\d+;)", text)} == set()
+    assert any("&lt;b&gt;&amp;%{x}" in text for text in texts)
+    assert any("&lt;img" in text for text in texts)
+
+
+def test_hover_templates_are_constants_and_refer_to_texts() -> None:
+    for file in Path(laws_figures.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values):
+                    is_template = isinstance(key, ast.Constant) and key.value == "hovertemplate"
+                    assert not is_template or isinstance(value, ast.Constant), f"{file.name}:{node.lineno}"
 
 
 def test_runs_that_are_not_complete_are_shown_and_carry_no_law(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from matscale.core.errors import MatscaleError
 from matscale.core.files import make_folder, scratch, write_blocks
 from matscale.core.report import laws_figures, runs_figures, words
 from matscale.core.report.analysis import TERMS, Analysis, analyse, main_axis, of_target
+from matscale.core.report.layout import as_text
 from matscale.core.report.records import ALONG, MEASURED, Records, folders_of, read_records
 from matscale.core.scaling.fit import varies
 from matscale.core.scaling.result import Fit
@@ -244,6 +245,6 @@ def _for_paper(panel: Panel) -> object:
     fig = Figure(panel.figure)
     fig.update_layout(
         width=640, height=panel.figure.layout.height or 460, paper_bgcolor="white", plot_bgcolor="white",
-        title={"text": panel.title, "x": 0.02, "font": {"size": 14}}, margin={"t": 76},
+        title={"text": as_text(panel.title), "x": 0.02, "font": {"size": 14}}, margin={"t": 76},
     )  # fmt: skip
     return fig

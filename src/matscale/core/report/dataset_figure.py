@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from html import escape
 from itertools import takewhile
 from typing import Any
 
 from matscale.core.data.store.statistics import PROPERTIES, Property, edge
+from matscale.core.report.layout import as_text
 
 _SHOWN = ("energy_per_atom", "forces_norm", "forces_component", "stress_max", "stress_component", "n_atoms")
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999999")
@@ -47,7 +47,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
             if values[name]["count"]:
                 x, y = _outline(values[name], PROPERTIES[name])
                 line = Scatter(
-                    x=x, y=y, name=escape(labels[part]), legendgroup=part, showlegend=k == 0, mode="lines",
+                    x=x, y=y, name=as_text(labels[part]), legendgroup=part, showlegend=k == 0, mode="lines",
                     line={"shape": "hv", "color": _COLOURS[number % len(_COLOURS)], "width": 1.5},
                     visible=True if part in shown else "legendonly",
                 )  # fmt: skip
@@ -56,7 +56,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
         plot.update_xaxes(type="log" if is_log else "linear", exponentformat="power", **place)
         plot.update_yaxes(type="linear" if is_log else "log", exponentformat="power", title="share of values", **place)
     plot.update_layout(
-        title={"text": escape(title), "x": 0.01, "y": 0.99, "yanchor": "top"},
+        title={"text": as_text(title), "x": 0.01, "y": 0.99, "yanchor": "top"},
         template="plotly_white",
         height=340 * n_rows + 120,
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.05, "x": 0},

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from matscale.core.report.analysis import levels
-from matscale.core.report.layout import AXES, DASHES, NEUTRAL, faint, figure, rounded, scale, style
+from matscale.core.report.layout import AXES, DASHES, NEUTRAL, as_text, faint, figure, rounded, scale, style
 from matscale.core.report.words import symbol
 from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, facing
 from matscale.core.scaling.comparison.compare import Comparison
@@ -138,7 +139,7 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
             "hovertemplate": "%{y}<br>%{x:.3g}<extra></extra>",
         })  # fmt: skip
     fig = figure(traces, "exponent, with its 95 % interval", "", log=(False, False), height=110 + 26 * len(rows))
-    fig.update_yaxes(categoryorder="array", categoryarray=rows[::-1], type="category", ticks="")
+    fig.update_yaxes(categoryorder="array", categoryarray=as_text(rows[::-1]), type="category", ticks="")
     return fig
 
 
@@ -185,7 +186,7 @@ def _multiplier(one: Multiplier, colour: str, dash: str) -> list[dict[str, Any]]
         },
         {
             **shared, "x": rounded(loss), "y": rounded(value), "line": {"color": colour, "width": 1.8, "dash": dash},
-            "hovertemplate": f"{name}<br>%{{y:.3g}} × at %{{x:.4g}}<extra></extra>",
+            "hovertemplate": "%{fullData.name}<br>%{y:.3g} × at %{x:.4g}<extra></extra>",
         },
     ]  # fmt: skip
 
@@ -209,7 +210,8 @@ def offsets(fit: Fit) -> Any:
     title = "loss / that of the mean architecture at its size"
     fig = figure(traces, title, "", log=(True, False), height=110 + 26 * len(fit.groups))
     fig.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
-    fig.update_yaxes(categoryorder="array", categoryarray=[one.group for one in fit.groups][::-1], type="category")
+    rows = as_text([one.group for one in fit.groups][::-1])
+    fig.update_yaxes(categoryorder="array", categoryarray=rows, type="category")
     return fig
 
 
@@ -313,7 +315,7 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
             "type": "scatter", "mode": "lines+text", "x": rounded([low, high]), "y": rounded([value * factor] * 2),
             "text": ["", labels.get(name, "")], "textposition": "top left", "textfont": {"size": 10, "color": NEUTRAL},
             "line": {"color": NEUTRAL, "width": 1, "dash": "dash"}, "showlegend": False, "name": f"baseline {name}",
-            "hovertemplate": f"baseline {name}: %{{y:.4g}}<extra></extra>", "meta": {"baseline": name},
+            "hovertemplate": "%{fullData.name}: %{y:.4g}<extra></extra>", "meta": {"baseline": name},
         }
         for name, value in ranked
     ]  # fmt: skip
@@ -335,7 +337,9 @@ def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
 
 def _hover(rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0) -> dict[str, Any]:
     texts = [
-        f"{names[k]}<br>loss {loss * factor:.4g}, seed {seed or '-'}" if k is not None else f"loss {loss * factor:.4g}"
+        Markup("{}<br>loss {:.4g}, seed {}").format(names[k], loss * factor, seed or "-")
+        if k is not None
+        else f"loss {loss * factor:.4g}"
         for k, loss, seed in zip(map(index.get, rows.words["run"].tolist()), rows["loss"], rows.words["seed"])
     ]
     return {"text": texts, "hovertemplate": "%{text}<extra></extra>"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from markupsafe import escape
 
 AXES = {
     "n": "parameters N (without embeddings)",
@@ -13,6 +15,24 @@ AXES = {
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 WHOLE = {"exponentformat": "SI", "minexponent": 5, "minorloglabels": "complete"}
 GRID, TEXT = "#dfe3e8", "#30363d"
+
+
+def as_text(value: Any) -> Any:
+    """Make plotly show a string, or the strings of a list, letter by letter: it takes texts for a kind of HTML.
+
+    Strings of `Markup` and other values stay.
+
+    >>> as_text(["<b>&", 1.5])
+    [Markup('&lt;b&gt;&amp;'), 1.5]
+    """
+    if isinstance(value, list | tuple):
+        return [as_text(one) for one in value]
+    return escape(value) if isinstance(value, str) else value
+
+
+def with_texts(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """Trace whose name, texts and categories are shown letter by letter. Templates refer to them: `%{text}`."""
+    return {**trace, **{key: as_text(trace[key]) for key in ("name", "text", "x", "y") if key in trace}}
 
 
 def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True, True), **layout: Any) -> Any:
@@ -34,11 +54,11 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "itemsizing": "constant"},
-        "xaxis": {**axis, "title": {"text": x}, "type": kinds[0]},
+        "xaxis": {**axis, "title": {"text": as_text(x)}, "type": kinds[0]},
         # Whole numbers between decades, not their first digits: a multiple of 0.5 would read as 5.
-        "yaxis": {**axis, "title": {"text": y}, "type": kinds[1], "nticks": 7, **WHOLE},
+        "yaxis": {**axis, "title": {"text": as_text(y)}, "type": kinds[1], "nticks": 7, **WHOLE},
     }
-    return Figure(traces, layout=shared | layout)
+    return Figure([with_texts(trace) for trace in traces], layout=shared | layout)
 
 
 def rounded(values: Any) -> list[float | None]:

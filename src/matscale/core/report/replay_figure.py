@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
 from matscale.core.report.dataset_figure import CONTROLS
+from matscale.core.report.layout import as_text
 from matscale.core.scaling.allocation.simulate import WAYS, Score
 
 _COLOURS = {"choose": "#0072B2", "random": "#999999", "grid": "#E69F00", "cost": "#009E73"}
@@ -44,5 +44,5 @@ def figure(title: str, scores: Sequence[Score]) -> str:
     plot.update_xaxes(type="log", title="cost of the runs bought", exponentformat="power")
     plot.update_xaxes(dtick="D2")  # 1, 2, 5: nine labels a decade run into each other
     plot.update_yaxes(type="log", dtick="D2", row=1, col=2)
-    plot.update_layout(title=escape(title), template="plotly_white", height=460)
+    plot.update_layout(title=as_text(title), template="plotly_white", height=460)
     return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="replay", config=CONTROLS))

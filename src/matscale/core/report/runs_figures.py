@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.report.layout import AXES, figure, rounded, scale, style
+from matscale.core.report.layout import AXES, as_text, figure, rounded, scale, style
 from matscale.core.report.records import ALONG, MEASURED, RunRecord
 from matscale.core.scaling.curves.collapse import Collapse
 from matscale.core.scaling.tables.table import SAME, groups
@@ -38,10 +38,10 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
         traces.append({
             "type": "scatter", "mode": "lines", "x": columns["flops"], "y": columns["loss"], "name": name,
             "legendgroup": name, "showlegend": name not in seen, "line": {"color": colour, "width": 1.1, "dash": dash},
-            "hovertemplate": "%{y:.4g} at %{x:.3g}<extra>" + " · ".join(by[way][0] for way in BY) + "</extra>",
+            "text": " · ".join(by[way][0] for way in BY), "hovertemplate": "%{y:.4g} at %{x:.3g}<extra>%{text}</extra>",
             "meta": {
                 "segments": segments,
-                "by": {way: list(look) for way, look in by.items()},
+                "by": {way: as_text(look) for way, look in by.items()},
                 "choices": {
                     "x": {key: None if key == "flops" else columns[key] for key in ALONG},
                     "y": {key: None if key == "loss" else columns[key] for key in MEASURED},
@@ -67,7 +67,7 @@ def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> A
                 "y": rounded(np.exp(curve.logs - curve.logs[-1])), "name": name, "legendgroup": name,
                 "showlegend": k == 0,
                 "line": {"color": looks[name][0], "width": 3 if is_off else 1.1, "dash": looks[name][2]},
-                "hovertemplate": "%{y:.3g} at %{x:.0%}<extra>" + _sizes(curve.size) + "</extra>",
+                "text": _sizes(curve.size), "hovertemplate": "%{y:.3g} at %{x:.0%}<extra>%{text}</extra>",
                 "meta": {"segments": [[index.get(curve.run, -1), 0, len(curve.share)]]},
             })  # fmt: skip
     return figure(traces, "share of the run", "loss over its last", log=(False, True))

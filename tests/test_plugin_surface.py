@@ -63,6 +63,13 @@ def test_names_that_plugins_rely_on_stay() -> None:
     assert set(wanted.split()) <= set(surface.__all__)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins_contrib/*/tests/*.py")), ids=lambda path: path.name)
+def test_tests_of_an_outside_plugin_import_what_is_public(path: Path) -> None:
+    ours = {name for name in imported(path) if name.startswith("matscale.")}
+    assert ours <= {"matscale.plugin", "matscale.testing"}
+    assert "matscale.core" not in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", ["plugins.md", "flops.md", "tutorial-painn.md"])
 def test_pages_for_plugin_authors_import_the_public_surface_only(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

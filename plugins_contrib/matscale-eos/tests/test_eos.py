@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,10 @@ from ase.units import GPa
 from click.testing import CliRunner, Result
 from matscale_eos import fit, scan
 
-from matscale.cli import main
-from matscale.core.data.store.writer import ShardWriter
-from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.errors import MatscaleError
-from matscale.core.runs.config import TrainConfig
-from matscale.core.train.session import train
+from matscale.plugin import MatscaleError, Structure
+from matscale.testing import ShardWriter, TrainConfig, train, voigt_to_full
+
+MAIN = entry_points(group="console_scripts", name="matscale")["matscale"].load()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -122,7 +121,7 @@ def copper(tmp_path: Path) -> Path:
 
 
 def matscale(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    return CliRunner().invoke(MAIN, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def test_the_installed_command_gives_the_bulk_modulus_of_what_the_model_was_trained_on(run: Path, copper: Path):

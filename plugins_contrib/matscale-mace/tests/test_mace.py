@@ -16,21 +16,31 @@ import pytest
 import torch
 from matscale_mace import MPTRJ, SIZES, MaceConfig, build, ladder, n_parameters, register_architectures
 
-from matscale.core.contract.structures import metal, structure
-from matscale.core.data.neighbors import collate
-from matscale.core.data.store.packed import PackedDataset
-from matscale.core.data.store.writer import ShardWriter
-from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.errors import ConfigError, DataError, PluginError, StoppedEarly
-from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.potential import Potential
-from matscale.core.progress import Reporter
-from matscale.core.runs import checkpoint
-from matscale.core.runs.config import TrainConfig
-from matscale.core.runs.record import Run
-from matscale.core.train.session import train
-from matscale.core.train.setup import resolved
-from matscale.testing import checks
+from matscale.plugin import (
+    ConfigError,
+    DataError,
+    DatasetInfo,
+    PluginError,
+    Potential,
+    Run,
+    Structure,
+    collate,
+    count_parameters,
+)
+from matscale.testing import (
+    PackedDataset,
+    Reporter,
+    ShardWriter,
+    StoppedEarly,
+    TrainConfig,
+    checkpoint,
+    checks,
+    metal,
+    resolved,
+    structure,
+    train,
+    voigt_to_full,
+)
 
 (ARCHITECTURE,) = register_architectures()
 SMALL = MaceConfig(channels=3, max_l=2, correlation=2, radial_width=8, readout_width=4, cutoff=4.0)
@@ -42,7 +52,7 @@ def _one_thread() -> None:
 
 
 def test_the_installed_package_is_found_by_its_name():
-    from matscale.core.hosting.host import host
+    from matscale.plugin import host
 
     assert host().architecture("mace").config is MaceConfig
     assert host().origin("mace")[0] == "matscale-mace"
@@ -156,8 +166,7 @@ def version(name):
         raise metadata.PackageNotFoundError(name)
     return found(name)
 metadata.version = version
-from matscale.core.errors import PluginError
-from matscale.core.hosting.host import host
+from matscale.plugin import PluginError, host
 try:
     host().architecture("mace")
 except PluginError as error:

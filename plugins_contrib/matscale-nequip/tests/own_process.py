@@ -18,12 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matscale.core.contract.structures import crystal, metal, slab
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.data.neighbors import collate
-from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import model_outputs
+from matscale.plugin import AtomicBatch, DatasetInfo, Graph, collate, model_outputs
+from matscale.testing import crystal, metal, slab
 
 INFO = DatasetInfo(mean_degree=30.0)
 SEED = 5

@@ -16,21 +16,21 @@ import pytest
 import torch
 from matscale_nequip import OMAT24, SIZES, NequipConfig, build, ladder, n_parameters, register_architectures
 
-from matscale.core.contract.structures import metal, structure
-from matscale.core.data.neighbors import collate
-from matscale.core.data.store.packed import PackedDataset
-from matscale.core.data.store.writer import ShardWriter
-from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.errors import ConfigError, DataError, StoppedEarly
-from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.potential import Potential
-from matscale.core.progress import Reporter
-from matscale.core.runs import checkpoint
-from matscale.core.runs.config import TrainConfig
-from matscale.core.runs.record import Run
-from matscale.core.train.session import train
-from matscale.core.train.setup import resolved
-from matscale.testing import checks
+from matscale.plugin import ConfigError, DataError, DatasetInfo, Potential, Run, Structure, collate, count_parameters
+from matscale.testing import (
+    PackedDataset,
+    Reporter,
+    ShardWriter,
+    StoppedEarly,
+    TrainConfig,
+    checkpoint,
+    checks,
+    metal,
+    resolved,
+    structure,
+    train,
+    voigt_to_full,
+)
 
 (ARCHITECTURE,) = register_architectures()
 SMALL = NequipConfig(features=(4, 3, 2), n_layers=3, embedding=4, radial_width=8, cutoff=4.0)
@@ -42,7 +42,7 @@ def _one_thread() -> None:
 
 
 def test_the_installed_package_is_found_by_its_name():
-    from matscale.core.hosting.host import host
+    from matscale.plugin import host
 
     assert host().architecture("nequip").config is NequipConfig
     assert host().origin("nequip")[0] == "matscale-nequip"

@@ -10,20 +10,25 @@ import torch
 from matscale_painn import Painn, PainnConfig, build, ladder, register_architectures
 from torch.testing import assert_close
 
-from matscale.core.contract.structures import crystal, metal, molecule, slab, structure, supercell
-from matscale.core.contract.subject import Subject
-from matscale.core.data.neighbors import collate
-from matscale.core.data.store.packed import PackedDataset
-from matscale.core.data.store.writer import ShardWriter
-from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.flops import Probes, cost_of
-from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.outputs import model_outputs
-from matscale.core.model.potential import Potential
-from matscale.core.runs.config import TrainConfig
-from matscale.core.train.session import train
-from matscale.core.train.setup import resolved
-from matscale.testing import checks
+from matscale.plugin import DatasetInfo, Potential, Structure, collate, count_parameters, model_outputs
+from matscale.testing import (
+    PackedDataset,
+    Probes,
+    ShardWriter,
+    Subject,
+    TrainConfig,
+    checks,
+    cost_of,
+    crystal,
+    metal,
+    molecule,
+    resolved,
+    slab,
+    structure,
+    supercell,
+    train,
+    voigt_to_full,
+)
 
 (ARCHITECTURE,) = register_architectures()
 DIRECT = ladder(10_000).model_copy(update={"forces": "direct"})
@@ -35,7 +40,7 @@ def _one_thread() -> None:
 
 
 def test_the_installed_package_is_found_by_its_name():
-    from matscale.core.hosting.host import host
+    from matscale.plugin import host
 
     assert host().architecture("painn").config is PainnConfig
     assert host().origin("painn")[0] == "matscale-painn"

@@ -193,5 +193,5 @@ def test_plan_prints_the_next_runs_and_replays_a_table(tmp_path: Path) -> None:
     assert "choose" in page.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="no column"):
         CliRunner().invoke(plan, [str(file), "--simulate", "--cost", "n,tokens"], catch_exceptions=False)
-    with pytest.raises(ConfigError, match="experts is one in n, e"):
+    with pytest.raises(ConfigError, match="experts has the variables n, e"):
         CliRunner().invoke(plan, [str(costed), "--no-baselines", *asked, "--law", "experts"], catch_exceptions=False)

@@ -174,7 +174,7 @@ def test_a_budget_that_buys_any_amount_of_data_is_refused(joint: Fit) -> None:
 
 
 def test_a_cost_needs_a_grid(rng: np.random.Generator) -> None:
-    with pytest.raises(DataError, match="not taken as 6 N D"):
+    with pytest.raises(DataError, match="rather than taken as 6 N D"):
         measured_cost(Table.of(ladder(rng)))
     line = [{**row, "d": 2.0 * float(row["n"]), "c": float(row["n"])} for row in ladder(rng)]  # type: ignore[arg-type]
     with pytest.raises(DataError, match="vary independently"):

@@ -77,7 +77,7 @@ def test_an_architecture_must_be_named() -> None:
 def test_a_study_has_no_options_of_a_single_run(tmp_path: Path) -> None:
     result = matscale("estimate", str(tmp_path / "study.toml"), "--arch", "fcn")
     assert result.exit_code == 2
-    assert "a study file sets everything for its runs" in result.stderr
+    assert "a study file sets all options of its runs" in result.stderr
 
 
 def study(folder: Path, data: PackedDataset, text: str) -> Path:

@@ -58,7 +58,7 @@ def estimate(
     """
     if study is not None:
         if arch or size or params or file or assignments or given(options):
-            raise ConfigError(f"{study}: a study file sets everything for its runs. Leave out options of a single run.")
+            raise ConfigError(f"{study}: a study file sets all options of its runs. Leave out --arch, --params, --set.")
         _study(study, on, mfu, time_steps, as_json)
         return
     from matscale.core.estimate.estimate import TIME_STEPS  # start-up: torch

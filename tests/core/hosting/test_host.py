@@ -40,6 +40,18 @@ def test_hooks_are_known_before_anything_is_imported(site: Site) -> None:
     assert not is_imported("my_linear")
 
 
+def test_a_plugin_whose_source_has_other_hooks_is_not_imported_for_a_kind_that_it_lacks(site: Site) -> None:
+    site.install("my-linear", architecture("linear"))
+    assert site.host().laws() == []
+    assert not is_imported("my_linear")
+
+
+def test_a_plugin_with_a_misspelt_hook_is_imported_so_that_its_error_is_heard(site: Site) -> None:
+    site.install("my-laws", architecture("linear").replace("register_architectures", "register_lawz"))
+    site.host().laws()
+    assert is_imported("my_laws")
+
+
 def test_an_architecture_is_found_in_a_plugin_of_another_name(site: Site) -> None:
     site.install("my-zoo", architecture("cat", "dog"))
     host = site.host()
@@ -409,9 +421,10 @@ def test_only_plugins_that_a_run_names_watch_it(site: Site) -> None:
     site.install("my-watcher", WATCHER)
     site.install("my-zoo", architecture("cat"), name="zoo")
     host = site.host()
+    next(plugin for plugin in host.plugins if plugin.name == "watcher").load()
     assert host.observers(["cat"]).names == ["zoo"]  # the plugin of an architecture watches the runs of it
     host.observers(["cat"]).step_ended(run=None, metrics={"step": 1.0})
-    assert sys.modules["my_watcher"].seen == []  # imported in the search for `cat`, and not told of the run
+    assert sys.modules["my_watcher"].seen == []  # imported, and not told of the run
     assert host.observers(["watcher", "watcher"]).names == ["watcher"]
     with pytest.raises(ConfigError, match=r"no plugin 'wacher' to observe the run\. Did you mean 'watcher'"):
         host.observers(["wacher"])

@@ -58,8 +58,8 @@ def _check_derivatives(path: Path, energy: float, scales: dict[str, float]) -> N
     for name, scale in scales.items():
         if not math.isclose(scale, energy, rel_tol=1e-6):
             raise DataError(
-                f"{path}: the energy is multiplied by {energy:g} and its derivatives, the {name}, by {scale:g}. Its "
-                "forces are not the derivatives of its energy; such a model is not imported."
+                f"{path}: the scale of the energy is {energy:g}, that of the {name} {scale:g}. The model derives the "
+                f"{name} from its energy, so both scales must be equal. Such a model is not imported."
             )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from matscale.core import hookspecs
 from matscale.core.errors import ConfigError, MatscaleError, PluginError, did_you_mean
 from matscale.core.hosting.catalogue import Entry, canonical, declared_hooks, discover
 from matscale.core.hosting.loading import Plugin
@@ -289,12 +290,14 @@ class Host:
 def _may_supply(plugin: Plugin, kind: str) -> bool:
     """Whether a plugin may supply values of a kind.
 
-    False only for a built-in plugin whose source does not have the hook for this kind.
+    False only for a plugin that is not imported yet, and whose source implements other hooks of matscale, but not the
+    hook for this kind.
     """
-    if not plugin.entry.builtin or plugin.state != "not loaded":
+    if plugin.state != "not loaded":
         return True
     hooks = declared_hooks(plugin.entry)
-    return hooks is None or KINDS[kind].hook in hooks
+    # An unknown name may be a misspelt hook: such a plugin is imported, so that its error is reported.
+    return not hooks or KINDS[kind].hook in hooks or any(not hasattr(hookspecs, hook) for hook in hooks)
 
 
 def _plain(name: str) -> str:

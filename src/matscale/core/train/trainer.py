@@ -78,7 +78,7 @@ class Trainer:
         self._finish()
 
     def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
-        """Totals of a step that are needed before it runs, summed over processes, so that all of them decide alike."""
+        """Totals over all processes for the next step, so that every process makes the same decision on stopping."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
             "atoms": float(sum(s.n_atoms for s in group.shapes)),

@@ -98,7 +98,11 @@ class EScAIPConfig(ArchitectureConfig):
 
     @property
     def search_radius(self) -> float:
-        """Radius of the graph [Å], larger than the cutoff, so that ranks within the cutoff include all atoms."""
+        """Radius of the graph [Å].
+
+        It exceeds the cutoff, because atoms just beyond the cutoff still count in the smooth rank of neighbours by
+        distance.
+        """
         return self.cutoff + math.pi * self.rank_width
 
 

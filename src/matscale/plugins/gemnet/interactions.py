@@ -109,7 +109,8 @@ class EdgeAtomInteraction(AngleInteraction):
     def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
         """Compute the update [n_atoms, n_out] of atoms.
 
-        `around` [n_edges, I] comes from `Angles.contracted`; `degree` [n_atoms] is in the order of the edges.
+        `around` [n_edges, I] comes from `Angles.contracted`. `degree` [n_atoms] is the number of edges of each atom,
+        with the atoms in the order of their edges; `rank` [n_atoms] restores the order of the batch.
         """
         x = self.narrow(m, radial)
         summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)

@@ -174,7 +174,7 @@ def noun(target: str) -> str:
 
 
 def details(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Lines on a pair of architectures: multipliers at several losses, notes, and losses that one cannot reach."""
+    """Lines of text on a pair of architectures: multipliers at several losses, notes, losses that one never reaches."""
     lines = []
     for one in facing(found):
         name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")

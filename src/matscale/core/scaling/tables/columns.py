@@ -259,8 +259,8 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
         is_changed = _LOSS_FACTOR.match(unit) or _LOGARITHM.fullmatch(unit) or name.lstrip()[:1] in "-−"
         if is_changed and ours == "loss" and not is_mapped:
             raise DataError(
-                f"{place}: the heading {name!r} states a factor for the loss, a sign or a logarithm. Write the loss "
-                f"itself, or use the numbers as they are: --map 'loss={name}'."
+                f"{place}: by its heading, the column {name!r} holds a multiple, the negative or the logarithm of the "
+                f"loss. Put the loss itself into the column, or use the numbers as they are: --map 'loss={name}'."
             )
         return 1.0
     if not unit or unit.lower() in NOUNS or NON_EMBEDDING.match(plain_name(unit)):

@@ -125,7 +125,7 @@ class Numerals:
 
 
 def _bare(text: str) -> str:
-    """Remove what programs add to numbers: quotation marks, ="5", blanks, and ' between thousands."""
+    """Remove what programs add to numbers: quotation marks, blanks, the `=` of `="5"`, `'` between thousands."""
     bare = re.sub(r"^=?[\"'](.*)[\"']$", r"\1", text.strip()).strip().replace("\u2212", "-")
     if re.fullmatch(r"[+-]?\d{1,3}([ '’_\u00a0\u2009\u202f]\d{3})+(\D.*)?", bare):
         bare = re.sub(r"(?<=\d)[ '’_\u00a0\u2009\u202f](?=\d{3}(\D|$))", "", bare)

@@ -8,6 +8,7 @@
     python benchmarks/laws.py equal --reps 2000          the same of equality within a margin
     python benchmarks/laws.py multipliers --reps 400     what one needs against another for the same loss
     python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
+    python benchmarks/laws.py joint_verdicts --reps 100  the same of joint laws
     python benchmarks/laws.py mixed --reps 400           one exponent of several groups, and their offsets
 
 Every row of docs/laws.md is printed by one of these. Noise is that of ln L: between seeds, and between sizes.
@@ -394,6 +395,53 @@ def verdicts(reps: int) -> None:
         print(f"{title}: {found.said()} (triggers {why or 'none'})", flush=True)
 
 
+def joint_verdicts(reps: int) -> None:
+    """What true joint laws, and tables of no joint law, are called; laws whose interval of alpha misses 0.3 besides."""
+    law = host().law("nd")
+    print("sizes x data x seeds, noise, scatter; what is wrong | verdicts | laws that miss alpha | triggers")
+    usual = (6, 5, 2, 0.02, 0.0)
+    true = ((5, 5, 3, 0.01, 0.0), usual, (8, 5, 1, 0.02, 0.0), (8, 5, 3, 0.01, 0.005), (6, 5, 2, 0.01, 0.02))
+    for design, fault in (
+        *((design, "") for design in true),
+        *((usual, fault) for fault in FAULTS),
+    ):
+        told, triggers = Outcomes(reps, seed=11), Counter[str]()
+        for rng in told:
+            x, y = grid(rng, *design)
+            fit = fit_joint(_table(x, y + FAULTS[fault](x) if fault else y), law, samples=300)
+            low, high = fit.intervals["alpha"]
+            told.words[fit.verdict] += 1
+            told.saw(missing=fit.is_law and not low <= TRUE_ND["alpha"] <= high)
+            triggers.update({reason.trigger for reason in fit.reasons})
+        why = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in sorted(triggers.items()))
+        print(f"{design}; {fault} | {told.said()} | {told.percent('missing'):.0f} % | {why or 'none'}", flush=True)
+
+
+def _of_size(x: Array, k: int, off: float) -> Array:
+    """`off` at the k-th size, 0 at the others."""
+    return off * (x[:, 0] == np.unique(x[:, 0])[k])
+
+
+def _without_trend(x: Array) -> Array:
+    """What the law of `grid` lacks to a loss that is the same for all sizes."""
+    e, a, b, alpha, beta = TRUE_ND.values()
+    rest = e + b * np.exp(-beta * x[:, 1])
+    term = a * np.exp(-alpha * x[:, 0])
+    return np.asarray(np.log((rest + term.mean()) / (rest + term)))
+
+
+FAULTS: dict[str, Callable[[Array], Array]] = {
+    "the largest size 5 % high": lambda x: _of_size(x, -1, 0.05),
+    "the largest size 15 % high": lambda x: _of_size(x, -1, 0.15),
+    "the smallest size 10 % high": lambda x: _of_size(x, 0, 0.1),
+    "a middle size 10 % high": lambda x: _of_size(x, 2, 0.1),
+    "no trend but the smallest size 50 % high": lambda x: _without_trend(x) + _of_size(x, 0, 0.4),
+    "no trend": _without_trend,
+    "a slope that is 0.1 flatter from the middle on": lambda x: 0.1 * np.maximum(x[:, 0] - x[:, 0].mean(), 0),
+}
+"""What is wrong with tables of no joint law: what is added to ln L at ln (n, d)."""
+
+
 def mixed(reps: int) -> None:
     """Coverage of the exponent and the offsets of a mixed law, and of a new size; beside it, one law without groups."""
     power = host().law("power")
@@ -450,5 +498,5 @@ def table_of(x: Array, y: Array, names: NDArray[np.str_]) -> Table:
 
 
 if __name__ == "__main__":
-    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, mixed)
+    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, joint_verdicts, mixed)
     main(__doc__, {task.__name__: task for task in every}, reps=200)

@@ -132,6 +132,22 @@ def test_one_size_that_decides_the_exponent_is_named(rng: Rng) -> None:
     assert any(r.trigger == "d" and "n = 1,000,000" in str(r) for r in fit.reasons)
 
 
+@pytest.mark.parametrize("seed", [4, 6])
+def test_a_size_that_the_others_foretell_is_no_reason_against_a_joint_law(seed: int) -> None:
+    """Without one end of five sizes, alpha changes by more than its half-width, as in one true law of seven."""
+    fit = matscale.fit(grid(np.random.default_rng(seed), 5, 5, 3, 0.01), "nd", samples=100)
+    assert fit.verdict == "law with floor"
+
+
+@pytest.mark.parametrize("off", [0.3, 0.1])
+def test_a_size_off_the_others_that_decides_an_exponent_is_a_reason_against_a_joint_law(off: float) -> None:
+    table = grid(np.random.default_rng(0), 9, 5, 3, 0.005)
+    losses = np.where(table["n"] < 1.1e4, table["loss"] * np.exp(off), table["loss"])
+    fit = matscale.fit(replace(table, numbers={**table.numbers, "loss": losses}), "nd", samples=100)
+    assert [reason.trigger for reason in fit.reasons] == ["d"]
+    assert str(fit.reasons[0]).startswith("d: without n = 10,000, alpha changes by -")
+
+
 def test_points_that_bend_where_no_break_can_be_fitted_are_not_a_law(rng: Rng) -> None:
     x = np.log(np.geomspace(1e4, 1e6, 8))
     y = 2 - 0.3 * (x - x.mean()) - 0.08 * (x - x.mean()) ** 2 + 0.003 * rng.standard_normal(8)

@@ -145,6 +145,17 @@ def test_a_group_that_decides_the_exponent_is_named(rng: Rng) -> None:
     assert any(reason.trigger == "d" and "without the group odd" in reason.text for reason in fit.reasons)
 
 
+def test_a_group_without_which_there_is_no_exponent_is_noted(rng: Rng) -> None:
+    one = matscale.fit(table(rng, (5, 1, 1, 1)), "mixed")
+    said = (
+        "the exponent rests on the group g0: the others have no mixed law, so that reason d could not be tried without "
+    )
+    assert f"{said}it" in one.notes
+    two = matscale.fit(table(rng, (2, 2, 1)), "mixed")
+    assert "the exponent rests on the groups g0, g1: " in " ".join(two.notes)
+    assert not any("rests on" in note for note in matscale.fit(table(rng, (4, 4, 4)), "mixed").notes)
+
+
 def test_data_that_every_group_has_one_amount_of_stand_in_its_offset(rng: Rng) -> None:
     rows = [{**row, "d": 1e5 * (1 + int(str(row["arch"])[1:]))} for row in table(rng)]
     fit = matscale.fit(rows, "mixed", axis="n")

@@ -275,14 +275,11 @@ def _reasons(
 
 def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Reason]:
     """Reason against the law, if alpha changes too much without one of the groups (trigger d of the verdict)."""
-    names = points.groups[0]
     moved: list[tuple[float, str]] = []
-    for name in names:
-        rest = points.pick(points.names != name)
-        if len(set(rest.names.tolist())) < 2 or len(rest) < 4 or rest.n_sizes < 2:
-            continue
-        frame = Frame(np.array([rest.x.mean()]), float(rest.y.mean()))
-        moved.append((float(rest.fit(frame).beta[1]) - alpha, name))
+    for name, rest in _without_each(points).items():
+        if rest is not None:
+            frame = Frame(np.array([rest.x.mean()]), float(rest.y.mean()))
+            moved.append((float(rest.fit(frame).beta[1]) - alpha, name))
     if not moved:
         return []
     change, worst = max(moved, key=lambda one: abs(one[0]))
@@ -290,6 +287,20 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
         return []
     text = f"without the group {worst}, alpha changes by {percent(change / alpha)}"
     return [Reason("d", text, widening=wide_enough(change, (high - low) / 2))]
+
+
+def _without_each(points: Points) -> dict[str, Points | None]:
+    """Points without each group, by its name; None where the mixed law cannot be fitted to the others."""
+    found: dict[str, Points | None] = {}
+    for name in points.groups[0]:
+        rest = points.pick(points.names != name)
+        try:
+            check_groups(rest)
+        except DataError:
+            found[name] = None
+        else:
+            found[name] = rest
+    return found
 
 
 def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int) -> tuple[Array, float]:
@@ -369,6 +380,13 @@ def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
         said.append(
             f"{len(alone)} {whose} one size ({listed(alone)}): such an offset is a residual, shrunk towards the other "
             "groups"
+        )
+    needed = [name for name, rest in _without_each(points).items() if rest is None]
+    if needed:
+        which = "group" if len(needed) == 1 else "groups"
+        said.append(
+            f"the exponent rests on the {which} {listed(needed)}: the others have no mixed law, so that reason d could "
+            "not be tried without " + ("it" if len(needed) == 1 else "any one of them")
         )
     if found.can_be_none:
         said.append("all groups may lie on one line: tau = 0 is not excluded")

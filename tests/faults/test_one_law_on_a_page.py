@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -16,8 +17,10 @@ from matscale.core.report.tables import verdicts
 from matscale.core.report.words import pair_sentences
 from matscale.core.scaling.comparison.compare import compare
 from matscale.core.scaling.tables.sources import read
+from matscale.core.scaling.tables.table import Table
 from synthetic_runs import ARCHITECTURES, make_study
 
+DATA = (1e3, 3e3, 1e4, 3e4, 1e5)
 TRUE = {name: exponent for name, (exponent, _) in ARCHITECTURES.items()}
 
 
@@ -61,7 +64,7 @@ def test_a_floor_that_a_doubtful_joint_law_shows_makes_a_slope_local_too(study: 
     assert "the joint law nd, itself not identifiable, has a floor" in str(fit.reasons[0])
     result = CliRunner().invoke(main, ["compare", str(study), "--axis", "n"])
     assert "schnet and transformer: NOT COMPARABLE" in result.stdout
-    assert "transformer is local slope (i: the joint law nd, itself not identifiable" in result.stdout
+    assert "the joint law of transformer is not identifiable (" in result.stdout
 
 
 def test_the_joint_laws_hold_the_exponents_that_made_the_study(compared: dict) -> None:
@@ -86,7 +89,7 @@ def test_exponents_are_compared_by_the_joint_laws(compared: dict, wide: Path) ->
 def test_a_comparison_over_compute_at_fixed_data_says_that_its_slopes_are_local(study: Path) -> None:
     result = CliRunner().invoke(main, ["compare", str(study), "--axis", "c"])
     assert result.exit_code == 0, result.output
-    assert "transformer is local slope (i: the joint law nd, itself not identifiable, has a floor of" in result.stdout
+    assert "slopes of slices are local, since the joint law nd shows for schnet a floor of" in result.stdout
 
 
 def test_the_report_has_one_word_for_slices_and_another_for_laws(report: Report) -> None:
@@ -101,3 +104,40 @@ def test_the_report_has_one_word_for_slices_and_another_for_laws(report: Report)
     assert {max(line.x) for line in lines} == {300_000}
     assert "a slope of α = 0.1" in panel.sentences[0]
     assert "and no exponent" in panel.sentences[0]
+
+
+def of_grid(rng: np.random.Generator, arch: str, noise: float, data: tuple[float, ...]) -> list[dict[str, object]]:
+    """Three seeds of each of six sizes on some amounts of data, with a floor of 0.5."""
+    return [
+        {
+            "arch": arch,
+            "n": n,
+            "d": d,
+            "c": 50 * n**0.9 * d,
+            "seed": seed,
+            "loss": float((0.5 + 30 * n**-0.3 + 60 * d**-0.35) * np.exp(noise * rng.standard_normal())),
+        }
+        for n in (1e4, 2.5e4, 6e4, 1.6e5, 4e5, 1e6)
+        for d in data
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("noise", "data", "axis", "why", "helps"),
+    [
+        (0.1, DATA, "n", "the joint law of other is not identifiable (c: ", "more seeds of other"),
+        (0.005, DATA[-1:], "n", "other has no joint law, for want of a grid of n and d", "other on a grid: at least"),
+        (0.005, DATA, "c", "a joint law has no exponent of c", "--axis n"),
+    ],
+)
+def test_no_difference_is_stated_from_slices_where_a_joint_law_has_a_floor(
+    noise: float, data: tuple[float, ...], axis: str, why: str, helps: str
+) -> None:
+    rng, forms = np.random.default_rng(3), [host().law("power")]
+    table = Table.of(of_grid(rng, "good", 0.005, DATA) + of_grid(rng, "other", noise, data))
+    [pair] = compare(table, [], forms, axis=axis, margin=0.02).pairs
+    assert (pair.verdict, np.isnan(pair.p), np.isnan(pair.p_equal)) == ("not comparable", True, True)
+    assert "slopes of slices are local, since the joint law nd shows for good a floor of 0.4" in pair.reason
+    assert why in pair.reason
+    assert pair.settling.text.startswith(helps)

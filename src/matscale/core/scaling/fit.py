@@ -200,7 +200,7 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
     name, floor = joint.exponent_of(fit.axes[0]), joint.law.floor
     low, high = fit.intervals[fit.law.exponents[0]]
     is_other = joint.is_law and bool(name) and not low <= joint.parameters[name] <= high
-    if not (joint.intervals[floor][0] > 0 or is_other):
+    if not (joint.shows_floor or is_other):
         return fit
     itself = "" if joint.is_law else f", itself {joint.verdict},"
     exponent = f", and {name} of {fit.axes[0]} is {joint.told(name)}" if name else ""

@@ -18,7 +18,7 @@ from matscale.core.scaling.select import Candidate
 from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import Excluded, Table
 from matscale.core.scaling.text import with_interval
-from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
+from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NO_LEARNING, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
 
 EXACT = 1e-6
 """Largest residual of ln L in a table that a formula produced, rather than a measurement."""
@@ -78,6 +78,12 @@ class Fit:
     @property
     def is_law(self) -> bool:
         return self.verdict in LAWS
+
+    @property
+    def shows_floor(self) -> bool:
+        """Whether the law has a floor whose interval excludes 0, from runs that can show one."""
+        floor = self.law.floor
+        return floor is not None and self.verdict not in (NO_LEARNING, INCOMPLETE) and self.intervals[floor][0] > 0
 
     @property
     def widening(self) -> float:

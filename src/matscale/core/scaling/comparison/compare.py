@@ -20,7 +20,7 @@ from matscale.core.files import finite
 from matscale.core.scaling.comparison.cheaper import refuse_far, sentences
 from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
-from matscale.core.scaling.comparison.joint_pairs import tested_jointly
+from matscale.core.scaling.comparison.joint_pairs import compared
 from matscale.core.scaling.comparison.multipliers import Subject, multipliers
 from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows
 from matscale.core.scaling.intervals import LEVEL
@@ -149,12 +149,9 @@ def compare(
         if joint.verdict == "law with floor" or fits[name].verdict == LOCAL_SLOPE
     }
     found = [tested(a, b, means, fits, law) for a, b in combinations(names, 2)]
-    pairs = _adjusted([
-        tested_jointly(pair, used[pair.first], used[pair.second], axis)
-        if pair.first in used and pair.second in used
-        else pair
-        for pair in found
-    ])  # fmt: skip
+    pairs = _adjusted([compared(pair, joints, fits, axis) for pair in found])
+    by_joint = {name for pair in pairs if pair.basis for name in (pair.first, pair.second)}
+    shown = {name: joint for name, joint in joints.items() if joint is not None and name in {*used, *by_joint}}
     pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
     subjects = {
         name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)
@@ -166,7 +163,7 @@ def compare(
     ]
     refuse_far(list(chain.from_iterable(pair.multipliers for pair in pairs)), at_loss)
     where, ranking = _ranking(means, fits)
-    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used, target, tuple(notes))
+    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), shown, target, tuple(notes))
 
 
 def _standing(joint: Fit | None) -> Fit | None:

@@ -6,16 +6,79 @@ exponents of the joint laws are compared instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.comparison.difference import NOT_SHOWN, WORTH_SEEING, Pair
+from matscale.core.scaling.comparison.difference import NO_TEST, NOT_SHOWN, WORTH_SEEING, Pair
 from matscale.core.scaling.comparison.power_of_test import Settling, power, smallest_difference
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, NOT_IDENTIFIABLE, REJECTED
+
+HELP = {
+    NO_LEARNING: "runs of {name} that learn",
+    INCOMPLETE: "more sizes of {name}, over a wider range of n and d",
+    NOT_IDENTIFIABLE: "more seeds of {name}, or sizes further apart",
+    REJECTED: "a search for the size of {name} that is off the others; more runs of the same sizes do not help",
+}
+"""What would make the joint law of an architecture stand, by its verdict."""
+
+
+def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fit], axis: str) -> Pair:
+    """Copy of `pair` in which joint laws are compared where they stand and slices are local slopes.
+
+    A floor in the joint law of either side makes slopes of slices local: their difference is none of exponents. If the
+    other side has no joint law that stands, the pair is then not comparable, nor is it over compute.
+    """
+    sides = {name: joints[name] for name in (pair.first, pair.second)}
+    floored = [joint for joint in sides.values() if joint is not None and joint.shows_floor]
+    first, second = sides.values()
+    if first is not None and second is not None and first.is_law and second.is_law and first.exponent_of(axis):
+        is_local = floored or any(fits[name].verdict == LOCAL_SLOPE for name in sides)
+        return tested_jointly(pair, first, second, axis) if is_local else pair
+    if not floored or any(fits[name].law.floor is not None for name in sides):
+        return pair
+    told = " and ".join(f"{one.architecture} a floor of {one.told(one.law.floor or '')}" for one in floored)
+    why = f"slopes of slices are local, since the joint law {floored[0].law.name} shows for {told}"
+    missing = [name for name, joint in sides.items() if joint is None or not joint.is_law]
+    if not missing:
+        return _not_comparable(pair, f"{why}; a joint law has no exponent of {axis}", "--axis n, or --axis d")
+    return _not_comparable(
+        pair,
+        f"{why}; " + ", and ".join(_missing(name, sides[name]) for name in missing),
+        "; ".join(
+            HELP[joint.verdict].format(name=name)
+            if (joint := sides[name]) is not None
+            else f"{name} on a grid: at least 4 sizes, each on 3 amounts of data"
+            for name in missing
+        ),
+    )
+
+
+def _missing(name: str, joint: Fit | None) -> str:
+    if joint is None:
+        return f"{name} has no joint law, for want of a grid of n and d"
+    return f"the joint law of {name} is {joint.verdict} ({'; '.join(str(reason) for reason in joint.reasons)})"
+
+
+def _not_comparable(pair: Pair, why: str, helps: str) -> Pair:
+    nan = float("nan")
+    return replace(
+        pair,
+        p=nan,
+        p_adjusted=nan,
+        verdict=NO_TEST,
+        reason=f"the exponents cannot be compared: {why}",
+        note="",
+        crossing=None,
+        power=nan,
+        smallest=nan,
+        settling=Settling(None, None, helps),
+    )
 
 
 def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:

@@ -16,6 +16,7 @@ from matscale.core.report import laws_figures
 from matscale.core.report.words import cheaper
 from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, Point, details, sentences
 from matscale.core.scaling.comparison.compare import Comparison, compare
+from matscale.core.scaling.comparison.multipliers import Needs, _between
 from matscale.core.scaling.tables.table import Table
 
 Rng = np.random.Generator
@@ -164,6 +165,22 @@ def test_joint_laws_say_what_the_best_n_and_d_of_each_cost(grids: Table) -> None
     assert best.floor is not None
     assert best.floor[2] < 0.5 < best.floor[3]
     assert result.cheaper[-1].endswith("the best n and d of each)")
+    # At fixed data, too, the joint law counts, since its slice is bent by B D^-beta.
+    floor = by_axis(result)["c"].floor
+    assert floor is not None
+    assert floor[2] < 0.5 + 60.0 * 1e5**-0.35 < floor[3]
+
+
+def test_few_sizes_on_both_sides_are_not_counted_twice() -> None:
+    """The interval of a ratio of two laws alike is that of Student's t with the degrees of freedom of both."""
+    rng = np.random.default_rng(0)
+    normal = [np.concatenate([[0.0], rng.standard_normal(20_000)])[:, None] for _ in range(2)]
+    a, b = (
+        Needs((0.0, 1.0), lambda losses, one=one: np.tile(one, len(losses)), np.full(20_001, -np.inf), 3.0)
+        for one in normal
+    )
+    found = _between(Multiplier("a", "b", "n", "parameters", ""), [a, b], "", (), ())
+    assert np.log(found.points[3].high) == pytest.approx(2.447 * 2**0.5, rel=0.03)  # t at 6 degrees of freedom
 
 
 def test_joint_laws_replace_a_slice_that_their_floor_bends(grids: Table) -> None:

@@ -21,7 +21,7 @@ from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.text import percent, size
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, missed, too_few
 
-RARE = 0.02
+RARE = 0.05
 """Share of true laws that have a size which the others do not foretell."""
 SAMPLES = 100
 """Bootstrap samples of the law of the other sizes."""

@@ -204,9 +204,13 @@ def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
         return np.where(laws[:, 0] < loss, np.exp(high), np.inf)
 
 
-def sampled_laws(spread: Draws) -> Array:
-    """Parameters (E, A, B, alpha, beta) of bootstrap samples [b, 5]: those whose loss falls with both N and D."""
-    plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
+def sampled_laws(spread: Draws, samples: Array | None = None) -> Array:
+    """Laws (E, A, B, alpha, beta) [b, 5] whose loss falls with both N and D, among samples of a joint law [b, 5].
+
+    Default: its bootstrap samples, widened to Student's t.
+    """
+    samples = spread.widened() if samples is None else samples
+    plain = spread.law.plain(spread.law.bounded(samples), spread.frame)
     laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
 

@@ -145,13 +145,17 @@ def compare(
     used = {
         name: joint
         for name, joint in joints.items()
-        if joint is not None and joint.is_law and joint.exponent_of(axis)
+        if joint is not None and joint.is_law
         if joint.verdict == "law with floor" or fits[name].verdict == LOCAL_SLOPE
     }
     found = [tested(a, b, means, fits, law) for a, b in combinations(names, 2)]
     pairs = _adjusted([compared(pair, joints, fits, axis) for pair in found])
     by_joint = {name for pair in pairs if pair.basis for name in (pair.first, pair.second)}
-    shown = {name: joint for name, joint in joints.items() if joint is not None and name in {*used, *by_joint}}
+    shown = {
+        name: joint
+        for name, joint in joints.items()
+        if joint is not None and joint.exponent_of(axis) and name in {*used, *by_joint}
+    }
     pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
     subjects = {
         name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)

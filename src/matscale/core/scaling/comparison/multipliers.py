@@ -3,8 +3,9 @@
 Each law is inverted: it then gives the compute (hours, parameters, data) at which it reaches a loss. A multiplier is
 the ratio of the amounts of two architectures. The uncertainty of the laws gives its interval: random samples of both
 laws are inverted, too, and the ratios of independent samples are taken. Samples of a joint law are those of its
-bootstrap. Samples of a law in one variable are drawn from Student's t, with the covariance and the degrees of freedom
-of the law's own intervals. docs/laws.md reports the coverage of the intervals of multipliers.
+bootstrap. Samples of a law in one variable are drawn with the covariance of its parameters. The quantiles of the ratios
+are widened to Student's t with Satterthwaite's degrees of freedom: samples of Student's t on both sides would count few
+sizes twice. docs/laws.md reports the coverage of the intervals of multipliers.
 
 Each architecture's law has the form that its own points support. Multipliers are given at losses within the points of
 both architectures.
@@ -16,13 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import stats
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.allocation.cost_law import _refuse_flat, measured_cost
 from matscale.core.scaling.allocation.plan import needed, optimal_size, reached, sampled_laws
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, Point
-from matscale.core.scaling.intervals import LEVEL, Spread, spread, with_correlation, with_seed_slopes
+from matscale.core.scaling.comparison.difference import satterthwaite
+from matscale.core.scaling.intervals import LEVEL, Spread, quantile, spread, with_correlation, with_seed_slopes
 from matscale.core.scaling.law import Array, Frame, Law
 from matscale.core.scaling.means import SEEDS, Means
 from matscale.core.scaling.result import Fit
@@ -95,6 +98,8 @@ class Needs:
     """
     bottoms: Array
     """ln of the floor of the law and of each sample [1 + b]; -inf without a floor"""
+    freedom: float
+    """Degrees of freedom of the uncertainty of the law"""
 
 
 def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence[float]) -> tuple[Multiplier, ...]:
@@ -195,7 +200,11 @@ def _of_slice(one: Subject, quantity: str) -> Needs | str:
         return at
     losses = (float(means.y.min()), float(means.y.max()))
     if one.is_floored and one.joint is not None:
-        return _followed(_of_joint(one.joint, means, losses, rng), means.x[:, 0], at)
+        # Compute at fixed data grows with n, which is the variable of the joint law.
+        variable = means.axis if means.axis in one.joint.axes else "n"
+        x = means.x[:, 0] if variable == means.axis else _grown(means, variable, one.name)
+        if not isinstance(x, str):
+            return _followed(_of_joint(one.joint, means.table, variable, x, losses, rng), x, at)
     around = _along(one, quantity, at)
     if around.freedom <= 0:
         return f"{one.name} has no more sizes than its law has parameters"
@@ -203,7 +212,7 @@ def _of_slice(one: Subject, quantity: str) -> Needs | str:
     bottoms = law.value(theta, FAR - around.frame.x[None])[:, 0] + around.frame.y
     bottoms = bottoms if one.own.verdict == "law with floor" else np.full(len(theta), -np.inf)
     ends = (float(at.min()), float(at.max()))
-    return Needs(losses, _turned(law, theta, around.frame, 0, np.zeros(1), ends), bottoms)
+    return Needs(losses, _turned(law, theta, around.frame, 0, np.zeros(1), ends), bottoms, around.freedom)
 
 
 def _grown(means: Means, quantity: str, name: str) -> Array | str:
@@ -231,7 +240,7 @@ def _along(one: Subject, quantity: str, at: Array) -> Spread:
 
 
 def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
-    """Parameters of a law [p] and of b random samples of it, stacked as [1 + b, p].
+    """Parameters of a law [p] and of b random samples of it, with its covariance, stacked as [1 + b, p].
 
     The samples are drawn from Student's t with the covariance of the law. Since a law is linear in its parameters only
     near the fit, each sample of the linearised law is replaced by the law that lies closest to it at the points.
@@ -239,7 +248,6 @@ def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
     values, vectors = np.linalg.eigh(around.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     drawn = rng.standard_normal((SAMPLES, len(values))) @ root.T
-    drawn *= np.sqrt(around.freedom / rng.chisquare(around.freedom, SAMPLES))[:, None]
     law, x = around.law, at[:, None] - around.frame.x
     y = law.value(around.theta, x) + drawn @ law.derivatives(around.theta, x).T
     nearest = refine(law, np.tile(around.theta, (SAMPLES, 1)), x, y, weights=around.weights, steps=40, tolerance=1e-6)
@@ -263,18 +271,22 @@ def _followed(needs: Needs, x: Array, at: Array) -> Needs:
     return replace(needs, of=of)
 
 
-def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.random.Generator) -> Needs:
-    """Invert a joint law in one variable; the other variables are fixed at the values that the runs in `means` have."""
+def _of_joint(
+    joint: Fit, table: Table, variable: str, x: Array, losses: tuple[float, float], rng: np.random.Generator
+) -> Needs:
+    """Invert a joint law in one variable, of the sizes `x`; the other variables have the values of the runs in `table`."""
     assert isinstance(joint.spread, Draws)
-    law, column = joint.law, joint.axes.index(means.axis)
-    samples = joint.spread.widened()
+    law, column = joint.law, joint.axes.index(variable)
+    samples = joint.spread.draws
     theta = law.bounded(np.vstack([joint.theta, samples[rng.integers(len(samples), size=SAMPLES)]]))
-    held = np.array([float(np.log(means.table[axis]).mean()) for axis in joint.axes])
+    held = np.array([float(np.log(table[axis]).mean()) for axis in joint.axes])
     far = held.copy()
     far[column] = FAR
     bottoms = law.value(theta, (far - joint.frame.x)[None])[:, 0] + joint.frame.y
-    ends = (float(means.x.min()), float(means.x.max()))
-    return Needs(losses, _turned(law, theta, joint.frame, column, held, ends), bottoms)
+    ends = (float(x.min()), float(x.max()))
+    return Needs(
+        losses, _turned(law, theta, joint.frame, column, held, ends), bottoms, float(joint.spread.freedom.min())
+    )
 
 
 def _turned(
@@ -310,7 +322,7 @@ def _at_best(one: Subject) -> Needs | str:
         _refuse_flat(cost)
     except DataError as error:
         return f"{joint.architecture}: {error}"
-    samples = sampled_laws(joint.spread)
+    samples = sampled_laws(joint.spread, joint.spread.draws)
     best = np.array([[joint.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
     if len(samples) == 0 or not (best[:, 1:] > 0).all():
         return f"the joint law of {joint.architecture} does not fall with both n and d"
@@ -332,7 +344,7 @@ def _at_best(one: Subject) -> Needs | str:
     def of(logs: Array) -> Array:
         return np.stack([np.log(needed(float(np.exp(log)), laws, cost))[rows] for log in logs], axis=1)
 
-    return Needs(losses, of, bottoms)
+    return Needs(losses, of, bottoms, float(joint.spread.freedom.min()))
 
 
 # Ratios ---------------------------------------------------------------------------------------------------------------
@@ -352,7 +364,9 @@ def _between(
     names = (empty.first, empty.second)
     floors = [float(side.bottoms[0]) for side in (a, b)]
     higher = int(np.argmax(floors))
-    floor = (names[higher], *_ends((a, b)[higher].bottoms)) if np.isfinite(floors[higher]) else None
+    floor = (
+        (names[higher], *_ends((a, b)[higher].bottoms, (a, b)[higher].freedom)) if np.isfinite(floors[higher]) else None
+    )
     low, high = max(a.losses[0], b.losses[0], max(floors) + SAME), min(a.losses[1], b.losses[1])
     if low >= high:
         told = ", ".join(
@@ -361,20 +375,34 @@ def _between(
         return replace(empty, floor=floor, reason=f"there is no loss that both have points for: {told}")
     inside = [loss for loss in at_loss if loss > 0 and low - SAME <= np.log(loss) <= high + SAME]
     logs = np.concatenate([np.linspace(low, high, POINTS), np.log(np.array(inside, dtype=float))])
+    needed = a.of(logs), b.of(logs)
+    freedoms = satterthwaite(_variances(needed[0]), _variances(needed[1]), a.freedom, b.freedom)
     with np.errstate(invalid="ignore"):
-        ratios = a.of(logs) - b.of(logs)  # neither reaches the loss: inf - inf is NaN, which is left out
-    points = [Point(float(np.exp(log)), *_ends(column)) for log, column in zip(logs, ratios.T)]
+        ratios = needed[0] - needed[1]  # neither reaches the loss: inf - inf is NaN, which is left out
+    points = [
+        Point(float(np.exp(log)), *_ends(column, float(freedom)))
+        for log, column, freedom in zip(logs, ratios.T, freedoms)
+    ]
     asked = tuple(replace(point, loss=loss) for point, loss in zip(points[POINTS:], inside))
     return replace(empty, points=tuple(points[:POINTS]), asked=asked, floor=floor, notes=notes)
 
 
-def _ends(logs: Array) -> tuple[float, float, float]:
+def _variances(logs: Array) -> Array:
+    """Variances [m] of samples [1 + b, m], from the quantiles that lie a standard deviation off in a normal law."""
+    ends = np.quantile(logs[1:], stats.norm.cdf([-1.0, 1.0]), axis=0, method="inverted_cdf")
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num((ends[1] - ends[0]) / 2, nan=FAR, posinf=FAR) ** 2
+
+
+def _ends(logs: Array, freedom: float) -> tuple[float, float, float]:
     """Value and interval (value, low, high) from logarithms [1 + b]: of the value itself, then of b samples."""
     samples = logs[1:][~np.isnan(logs[1:])]
     value = float(logs[0])
-    ends = [value, value]
+    ends = np.array([value, value])
     if len(samples):
-        ends = np.quantile(samples, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="inverted_cdf").tolist()
+        ends = np.quantile(samples, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="inverted_cdf")
+    factor = quantile(LEVEL, freedom) / quantile(LEVEL, np.inf)
     with np.errstate(over="ignore"):
-        low, high = float(np.exp(min(ends[0], value))), float(np.exp(max(ends[1], value)))
-        return float(np.exp(value)), low, high
+        # A value that is infinite itself has no distance to the ends.
+        low, high = (end if np.isinf(value) else value + factor * (end - value) for end in ends)
+        return float(np.exp(value)), float(np.exp(min(low, value))), float(np.exp(max(high, value)))

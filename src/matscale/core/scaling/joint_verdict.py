@@ -21,8 +21,8 @@ from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.text import percent, size
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, missed, too_few
 
-RARE = 0.05
-"""Share of true laws that have a size which the others do not foretell."""
+FORETOLD = 0.9
+"""Level of the interval in which the other sizes must foretell a size that changes an exponent."""
 SAMPLES = 100
 """Bootstrap samples of the law of the other sizes."""
 
@@ -101,8 +101,7 @@ def _unstable(
 def _is_foretold(law: Law, others: Solution, x: Array, y: Array, sizes: NDArray[np.int64], left_out: int) -> bool:
     """Whether the fit to all `others` foretells the mean loss of the size that was left out, by an interval of use.
 
-    `RARE` of the true laws have a size for which it does not. The noise is that of the other sizes: with its own, a
-    size far off would look like a scatter of all.
+    The noise is that of the other sizes: with its own, a size far off would look like a scatter of all.
     """
     own, rest = sizes == left_out, sizes != left_out
     relabelled = np.unique(sizes[rest], return_inverse=True)[1]
@@ -111,8 +110,7 @@ def _is_foretold(law: Law, others: Solution, x: Array, y: Array, sizes: NDArray[
     centre, found = law.value(others.theta, at).mean(), y[own].mean() - others.frame.y
     variance = np.mean((law.value(around.draws, at).mean(axis=1) - centre) ** 2)
     variance += noise.between + noise.within / own.sum()
-    level = 1 - RARE / (noise.n_sizes + 1)  # after Bonferroni, since the size was chosen among all
-    limit = quantile(level, float(around.freedom.min())) * float(np.sqrt(variance))
+    limit = quantile(FORETOLD, float(around.freedom.min())) * float(np.sqrt(variance))
     means = np.bincount(sizes, y) / np.bincount(sizes)
     return bool(abs(found - centre) <= limit < np.ptp(means))
 

@@ -391,7 +391,7 @@ def _variances(logs: Array) -> Array:
     """Variances [m] of samples [1 + b, m], from the quantiles that lie a standard deviation off in a normal law."""
     ends = np.quantile(logs[1:], stats.norm.cdf([-1.0, 1.0]), axis=0, method="inverted_cdf")
     with np.errstate(invalid="ignore"):
-        return np.nan_to_num((ends[1] - ends[0]) / 2, nan=FAR, posinf=FAR) ** 2
+        return np.asarray(np.nan_to_num((ends[1] - ends[0]) / 2, nan=FAR, posinf=FAR) ** 2)
 
 
 def _ends(logs: Array, freedom: float) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ HELP = {
     NOT_IDENTIFIABLE: "more seeds of {name}, or sizes further apart",
     REJECTED: "a search for the size of {name} that is off the others; more runs of the same sizes do not help",
 }
-"""What would make the joint law of an architecture stand, by its verdict."""
+"""Remedy for a joint law that was refused, by its verdict."""
 
 
 def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fit], axis: str) -> Pair:

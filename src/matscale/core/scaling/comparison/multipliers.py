@@ -274,7 +274,7 @@ def _followed(needs: Needs, x: Array, at: Array) -> Needs:
 def _of_joint(
     joint: Fit, table: Table, variable: str, x: Array, losses: tuple[float, float], rng: np.random.Generator
 ) -> Needs:
-    """Invert a joint law in one variable, of the sizes `x`; the other variables have the values of the runs in `table`."""
+    """Invert a joint law in one variable, of the sizes `x`; the others have the values of the runs in `table`."""
     assert isinstance(joint.spread, Draws)
     law, column = joint.law, joint.axes.index(variable)
     samples = joint.spread.draws

@@ -227,6 +227,24 @@ def test_a_slurm_that_is_not_there_ends_with_exit_2(
     assert "needs sbatch" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "there is no submit, state, states, queued, cancel. Set preset = one of sge, pbs, lsf"),
+        (("--set", "command.preset=sgee"), "preset = 'sgee': there is no such preset"),
+        (("--set", "command.preset=sge"), "The launcher command needs qsub"),
+        (("--set", "command.submit=qsub"), "there is no state, states, queued, cancel"),
+    ],
+)
+def test_an_engine_that_is_not_there_or_not_described_ends_with_exit_2(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("sweep", study_file(tmp_path, alloys.path), "--launcher", "command", *options)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+
+
 def test_a_run_that_cannot_be_trained_is_told_and_the_others_are_done(tmp_path: Path, alloys: PackedDataset) -> None:
     """A learning rate of 1e30 makes the loss non-finite in the second step: exit 4, not tried again."""
     file = study_file(

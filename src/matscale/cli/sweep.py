@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     type=PluginName("register_launchers", "launcher"),
     default="local",
     show_default=True,
-    help="Launcher of the runs: local, slurm, or one of a plugin.",
+    help="Launcher of the runs: local, slurm, command, hyperqueue, or one of a plugin.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any key of the study file, such as command.preset=sge.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the grid with estimates and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
 def sweep(
     study: Path,
     launcher: str,
+    assignments: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     device: str | None,
@@ -107,7 +115,7 @@ def sweep(
             "--adaptive needs --budget FLOPS for all of its runs, and excludes --dry-run, --no-wait and "
             "--stop-hopeless."
         )
-    read = Study.read(study)
+    read = Study.read(study, assignments)
     with reporter() as progress:
         planned = plan(read, progress, fetches=not dry_run)
     for note in planned.notes:

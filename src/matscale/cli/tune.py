@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     type=PluginName("register_launchers", "launcher"),
     default="local",
     show_default=True,
-    help="Launcher of the runs: local, slurm, or one of a plugin.",
+    help="Launcher of the runs: local, slurm, hyperqueue, or one of a plugin.",
 )
 @click.option(
     "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."

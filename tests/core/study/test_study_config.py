@@ -38,6 +38,13 @@ def test_the_table_of_a_launcher_is_kept_for_it(tmp_path: Path) -> None:
     assert study.launchers == {"local": {"workers": 3}}
 
 
+def test_a_key_of_the_command_line_stands_above_that_of_the_file(tmp_path: Path) -> None:
+    file = study_file(tmp_path, Path("emt"), command={"preset": "pbs", "poll": 3.0})
+    study = Study.read(file, ["command.preset=sge", "retries=7"])
+    assert study.launchers == {"command": {"preset": "sge", "poll": 3.0}}
+    assert study.retries == 7
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

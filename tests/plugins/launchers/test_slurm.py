@@ -127,7 +127,7 @@ def test_a_queue_that_is_silent_for_a_while_is_waited_for(
     sweep.start(jobs)
     (slurm / "broken").write_text("Unable to contact slurm controller\n")
     assert len(sweep.held()) == 2
-    monkeypatch.setattr("matscale.plugins.launchers.slurm.PATIENCE", 0.0)
+    monkeypatch.setattr("matscale.plugins.launchers.batch.PATIENCE", 0.0)
     with pytest.raises(MatscaleError, match=r"has not answered.*Unable to contact"):
         sweep.held()
 

@@ -10,13 +10,13 @@ budget = { epochs = 10 }
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from matscale.core.config import Config, read_toml
+from matscale.core.config import Config, override, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
 from matscale.core.filenames import file_name, usable_path, usable_text
 from matscale.core.hosting.host import host
@@ -189,12 +189,12 @@ class Study(Config):
         return self.output or Path("studies") / self.name
 
     @classmethod
-    def read(cls, path: Path) -> Study:
-        """Read a study file; its paths are relative to its folder.
+    def read(cls, path: Path, assignments: Iterable[str] = ()) -> Study:
+        """Read a study file, with `KEY=VALUE` of the command line on top; its paths are relative to its folder.
 
         Raises ConfigError, which suggests the nearest valid name for an unknown one.
         """
-        values = {"name": path.stem, **read_toml(path)}
+        values = override({"name": path.stem, **read_toml(path)}, assignments)
         study = cls.parse(_with_launchers(values, path), str(path))
         empty = [key for key, value in _dimensions(study).items() if not value]
         if empty:

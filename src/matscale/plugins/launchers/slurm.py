@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,11 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from matscale.plugin import (
-    CLAIM_FILE,
-    CONFIG,
     INFO,
-    LOG,
-    PLANNED,
     Config,
     ConfigError,
     Ended,
@@ -41,12 +33,12 @@ from matscale.plugin import (
     remove_path,
     write_text,
 )
+from matscale.plugins.launchers import batch
+from matscale.plugins.launchers.batch import BatchPool, call, exit_code
 
 FOLDER = "slurm"
 LARGEST = 1000
 """Largest number of tasks in one array: Slurm's default limit."""
-PATIENCE = 600.0
-"""Seconds that the sweep waits for an answer of slurmctld, which is restarted now and then, before it gives up."""
 
 QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 RUNNING = frozenset(
@@ -96,10 +88,14 @@ class SlurmOptions(Config):
         return self
 
 
-class SlurmPool:
+class SlurmPool(BatchPool):
     """Pool of a study's jobs in the queue of Slurm."""
 
+    engine = "Slurm"
+    check = "Is slurmctld up (`sinfo`)?"
+
     def __init__(self, options: SlurmOptions, study: Path) -> None:
+        super().__init__("slurm", options.poll)
         missing = [program for program in ("sbatch", "squeue", "scontrol") if shutil.which(program) is None]
         if missing:
             raise ConfigError(
@@ -109,62 +105,22 @@ class SlurmPool:
         self.options, self.study, self.folder = options, study, study / FOLDER
         digest = hashlib.sha256(str(study).encode()).hexdigest()[:6]
         self.prefix = f"matscale-{re.sub(r'[^A-Za-z0-9_.-]', '_', study.name)}-{digest}-"
-        self._alive: dict[Path, str] = {}
-        self._ended: list[Ended] = []
-        self._looked = self._answered = float("-inf")
-        try:
-            self._look()
-        except OSError as error:
-            raise ConfigError(
-                f"The launcher slurm does not reach Slurm: {error}. Is slurmctld up (`sinfo`)? --launcher local needs "
-                "no Slurm."
-            ) from None
-
-    # A pool -----------------------------------------------------------------------------------------------------------
+        self.connect()
 
     def room(self) -> int:
         return LARGEST
 
-    def held(self) -> dict[Path, str]:
-        self._refresh()
-        return dict(self._alive)
-
     def start(self, jobs: Sequence[Job]) -> None:
         for first in range(0, len(jobs), LARGEST):
             self._submit(jobs[first : first + LARGEST])
-
-    def ended(self) -> list[Ended]:
-        self._refresh()
-        ended, self._ended = self._ended, []
-        return ended
 
     def stop(self) -> str:
         return (
             f"Submitted jobs stay in Slurm's queue; scancel --name={self.prefix}... ends them." if self._alive else ""
         )
 
-    def close(self) -> None:
-        """Do nothing: the jobs belong to Slurm."""
-
-    # The queue --------------------------------------------------------------------------------------------------------
-
-    def _refresh(self) -> None:
-        if time.monotonic() - self._looked < self.options.poll:
-            return
-        try:
-            self._look()
-        except OSError as error:
-            if time.monotonic() - self._answered > PATIENCE:
-                raise MatscaleError(
-                    f"Slurm has not answered for {PATIENCE:.0f} s ({error}). Its jobs go on; run the same sweep again "
-                    "when it is back."
-                ) from None
-
-    def _look(self) -> None:
-        """Read the states of the study's tasks from Slurm, and collect those that ended."""
-        self._looked = time.monotonic()
-        rows = _call("squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T")
-        self._answered = time.monotonic()
+    def states(self) -> tuple[dict[Path, str], dict[Path, str]]:
+        rows = call(["squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T"])
         alive: dict[Path, str] = {}
         over: dict[Path, str] = {}
         for name, task, state in (line.split("|") for line in rows.splitlines() if line.startswith(self.prefix)):
@@ -175,9 +131,11 @@ class SlurmPool:
                 alive[path] = "queued" if state in QUEUED else "running"
             else:
                 over[path] = state
-        gone = [path for path in self._alive if path not in alive]
-        self._ended += [_end(path, over.get(path, "")) for path in gone]
-        self._alive = alive
+        return alive, over
+
+    def end_of(self, path: Path, state: str) -> Ended:
+        word = "" if state in ("", "COMPLETED", "FAILED") else state.lower().replace("_", " ")
+        return Ended(path, exit_code(path), word and f"Slurm: {word}", retry=state != "CANCELLED")
 
     def _run(self, name: str, task: str) -> Path | None:
         """Find the run folder of a task; None if the list of the array's runs is missing, or has no such task."""
@@ -193,12 +151,12 @@ class SlurmPool:
         number = f"{max(taken, default=0) + 1:04d}"
         listed, file = self.folder / f"array-{number}.txt", self.folder / f"array-{number}.sh"
         for job in jobs:
-            remove_path(job.path / EXIT)
+            remove_path(job.path / batch.EXIT)
         # Both are written before Slurm knows the job, so that a job in the queue always has its list of runs.
         write_text(listed, "".join(f"{job.path}\n" for job in jobs))
         write_text(file, script(self.options, self.prefix + number, listed, len(jobs)))
         try:
-            _call("sbatch", "--parsable", str(file))
+            call(["sbatch", "--parsable", str(file)])
         except OSError as error:
             remove_path(file)
             remove_path(listed)
@@ -206,28 +164,6 @@ class SlurmPool:
                 f"sbatch did not accept the runs: {error}. Correct [slurm] in the study file."
             ) from None
         self._alive |= {job.path: "queued" for job in jobs}
-
-
-def _end(path: Path, state: str) -> Ended:
-    """Describe how a task ended, from the exit code of its script and Slurm's state."""
-    try:
-        code = int((path / EXIT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        code = None
-    cancelled = state == "CANCELLED"
-    word = "" if state in ("", "COMPLETED", "FAILED") else state.lower().replace("_", " ")
-    return Ended(path, code, word and f"Slurm: {word}", retry=not cancelled)
-
-
-def _call(*command: str) -> str:
-    """Run a command of Slurm and return its output. Raises OSError with the command's message if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} did not answer in 60 s") from None
-    if done.returncode:
-        raise OSError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
-    return done.stdout
 
 
 def _open(options: Any, study: Path) -> SlurmPool:
@@ -239,70 +175,41 @@ def register_launchers() -> list[Launcher]:
     return [Launcher("slurm", "tasks of sbatch arrays", SlurmOptions, _open, outlives=True)]
 
 
-EXIT = ".exit-code"
-"""File in the run folder with the exit code of the latest task, since Slurm's accounting may be switched off."""
-
-BODY = """
-cd {cwd}
-run=$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {listed})
-exec >>"$run/{log}" 2>&1
-echo "Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), start ${{SLURM_RESTART_COUNT:-0}}"
-
-# One process per run, by hand or by Slurm: the lock is kept until all that is started here has ended.
-exec 9>>"$run/{claim}"
-flock --timeout 5 9 || {{ echo "Another process is at work on this run."; exit 75; }}
-rm -f "$run/{exit}"
-{setup}
-if [ -f "$run/{config}" ]; then how=(--resume); else how=(--config "$run/{planned}"); fi
-
+TRAPS = """\
 # Before the time is up Slurm sends USR1 to this shell alone; of TERM (scancel) the program hears by itself.
 asked= child=
 trap '[ "$asked" = cancelled ] || asked=time; signalled=1; [ -z "$child" ] || {forward}' USR1
-trap 'asked=cancelled; signalled=1' TERM
-{command} &
-child=$!
-code=127
-while :; do
-  signalled=
-  wait "$child"
-  now=$?
-  [ "$now" = 127 ] || code=$now
-  [ -n "$signalled" ] || break
-done
-echo "$code" >"$run/{exit}"
+trap 'asked=cancelled; signalled=1' TERM"""
 
+AFTER = f"""
 # Stopped before it was done: back into the queue, unless somebody cancelled it or it ended with an error of its own.
 case $code in
   0 | 2 | 3 | 4) again= ;;
   5) again=yes ;;
-  *) if [ "$asked" = time ] || grep -q '"status": "stopped"' "$run/{info}"; then again=yes; else again=; fi ;;
+  *) if [ "$asked" = time ] || grep -q '"status": "stopped"' "$run/{INFO}"; then again=yes; else again=; fi ;;
 esac
 if [ -n "$again" ] && [ "$asked" != cancelled ]; then
   scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
-exit "$code"
 """
 
 
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     """Write the script for `n` runs, whose folders are the lines of the file `listed`."""
-    words = {
-        "cwd": shlex.quote(os.getcwd()),  # relative paths of the study start from here
-        "listed": shlex.quote(str(listed)),
-        "log": LOG,
-        "claim": CLAIM_FILE,
-        "exit": EXIT,
-        "config": CONFIG,
-        "planned": PLANNED,
-        "info": INFO,
-        "setup": "".join(f"{line}\n" for line in (*_threads(options), *options.setup)),
-        "command": _command(options),
-        # torchrun does not pass the signal on to the processes that train.
-        "forward": 'kill -USR1 $(pgrep -P "$child")' if _processes(options) > 1 else 'kill -USR1 "$child"',
-    }
-    head = "\n".join(["#!/bin/bash", *(f"#SBATCH {option}" for option in _directives(options, name, n))])
+    processes = _processes(options)
+    # torchrun does not pass the signal on to the processes that train.
+    forward = 'kill -USR1 $(pgrep -P "$child")' if processes > 1 else 'kill -USR1 "$child"'
     note = "# Written by `matscale sweep`; `sbatch` of it by hand does the same."
-    return f"{head}\n{note}\n{BODY.format(**words)}"
+    return batch.script(
+        [*(f"#SBATCH {option}" for option in _directives(options, name, n)), note],
+        run=f'$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(listed))})',
+        told='"Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), '
+        'start ${SLURM_RESTART_COUNT:-0}"',
+        setup=[*batch.threads("${SLURM_CPUS_PER_TASK:-1}", processes), *options.setup],
+        traps=TRAPS.format(forward=forward),
+        processes=processes,
+        after=AFTER,
+    )
 
 
 def _directives(options: SlurmOptions, name: str, n: int) -> list[str]:
@@ -331,15 +238,3 @@ def _directives(options: SlurmOptions, name: str, n: int) -> list[str]:
 
 def _processes(options: SlurmOptions) -> int:
     return options.processes or max(options.gpus, 1)
-
-
-def _threads(options: SlurmOptions) -> list[str]:
-    share = f"$(( ${{SLURM_CPUS_PER_TASK:-1}} / {_processes(options)} ))"
-    return [f"export OMP_NUM_THREADS={share}", '[ "$OMP_NUM_THREADS" -gt 0 ] || export OMP_NUM_THREADS=1']
-
-
-def _command(options: SlurmOptions) -> str:
-    arguments = " ".join(Job.options())
-    python, n = shlex.quote(sys.executable), _processes(options)
-    launch = f"{python} -P -m torch.distributed.run --standalone --nproc-per-node {n}" if n > 1 else f"{python} -P"
-    return f'{launch} -m matscale train -o "$run" {arguments} "${{how[@]}}"'

@@ -86,7 +86,7 @@ done
   sge_execd
   "$tools/qconf" -Ap "$shared/util/resources/pe/smp"
   "$tools/qconf" -sq | sed -e 's,^qname .*,qname main,' -e "s,^hostlist .*,hostlist $host," -e 's,^slots .*,slots 2,' -e 's,^pe_list .*,pe_list smp,' \
-    -e 's,^load_thresholds .*,load_thresholds NONE,' -e 's,^notify .*,notify 00:00:20,' \
+    -e 's,^load_thresholds .*,load_thresholds NONE,' -e 's,^notify .*,notify 00:01:00,' \
     -e 's,^shell .*,shell /bin/bash,' >"$folder/queue"
   "$tools/qconf" -Aq "$folder/queue"
   "$tools/qconf" -ssconf | sed -e 's,^schedule_interval .*,schedule_interval 0:0:1,' \

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.locks import claim
+from matscale.core.locks import claim, is_claimed
+from matscale.core.progress import Reporter
 from matscale.core.study.launcher import Ended, Job
+from matscale.core.study.sweep import Sweep
 from matscale.plugins.launchers.command import CommandOptions, CommandPool, filled, job_name, script
 from matscale.plugins.launchers.presets import PRESETS
+from studies import planned
 
 # Engines that answer from files -------------------------------------------------------------------------------------
 
@@ -285,6 +289,63 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started(engine: Path, jo
         pool(tmp_path, timeout=0.5)
     sleeper = Path("/proc") / (engine / "sleeper").read_text().strip() / "status"
     assert not sleeper.exists() or "State:\tZ" in sleeper.read_text()
+
+
+LIVING = {
+    "qsub": """#!/bin/sh
+for script; do :; done
+setsid bash "$script" >/dev/null 2>&1 &
+echo $!
+""",
+    "qstat": """#!/bin/sh
+for number in $(cat {folder}/../study/runs/*/.job.json 2>/dev/null | tr -dc '0-9\\n'); do
+  [ ! -d /proc/$number ] || echo "$number 0.5 name user r"
+done
+""",
+    "qdel": "#!/bin/sh\nkill -USR2 -$1\n",
+}
+"""An engine that really runs its jobs, and whose qdel sends USR2 to all processes of a job, as Grid Engine does."""
+
+
+@pytest.mark.long
+def test_a_run_that_is_cancelled_saves_and_the_next_job_completes_it(
+    engine: Path, tmp_path: Path, alloys: PackedDataset
+) -> None:
+    for name, text in LIVING.items():
+        (engine / name).write_text(text.replace("{folder}", str(engine)))
+    steps = {"budget": {"steps": 200}, "params": ["2k"], "seeds": [0]}
+    study = planned(tmp_path, alloys.path, **steps)
+    run = study.runs[0].path
+
+    class Cancels(Reporter):
+        """Cancels the job once, when its run has written rows."""
+
+        done = False
+
+        def looked(self, sweep: Sweep) -> None:
+            if not self.done and is_claimed(run) and (run / "metrics.jsonl").exists():
+                sweep.pool.end(run)  # type: ignore[attr-defined]
+                self.done = True
+
+    sweep = Sweep(study, pool(tmp_path, poll=0.2, states=r"^(?P<id>\d+) \S+ \S+ \S+ (?P<state>\w+)"), Cancels())
+    sweep.run()
+    assert sweep.counts() == {"completed": 1}
+    log = (run / "log.txt").read_text()
+    assert "Stopped by SIGTERM" in log
+    assert log.count("Job of sge") == 2
+
+
+def test_a_second_job_of_a_run_that_is_being_trained_leaves_it_alone(jobs: list[Job]) -> None:
+    """A sweep that is killed between a submission and its entry in the ledger submits the run again."""
+    run = jobs[0].path
+    text = script(CommandOptions.parse({"preset": "sge"}, ""), run).replace("--timeout 5", "--timeout 0")
+    lock = claim(run)
+    assert lock is not None
+    done = subprocess.run(["bash", "-c", text], check=False)
+    os.close(lock)
+    assert done.returncode == 75
+    assert "Another process is at work on this run." in (run / "log.txt").read_text()
+    assert not (run / ".exit-code").exists()
 
 
 # Bad input ----------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def case(name: str, n_params: int, data: str, batch: int, steps: int = 12) -> st
     fitted = seconds(lambda: cost_of(potential, probes))
     cost = cost_of_setup(setup, potential, CPU)
     learner = Learner(potential, config, LabelObjective(config.loss, host().loss), CPU, World())
-    groups = Accumulation(setup.training_loader(World()), 1, CPU, learner.objective).groups(0, 0)
+    groups = Accumulation(setup.training_loader(), 1, CPU, learner.objective).groups(0, 0)
     step, accounting = [], []
 
     def train(group: Group) -> None:

@@ -26,6 +26,7 @@ from matscale.core.model.outputs import Outputs, strained
 from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
+from matscale.core.train.setup import Setup, prepare, resolved
 
 
 class TinyConfig(ArchitectureConfig):
@@ -143,6 +144,10 @@ def configured(data: Path, *assignments: str, name: str = "springs") -> TrainCon
         "log_every": 2,
     }
     return TrainConfig.parse(override(values, assignments))
+
+
+def prepared(data: Path, *assignments: str, name: str = "springs") -> Setup:
+    return prepare(resolved(configured(data, *assignments, name=name), architecture(name)), architecture(name))
 
 
 class StopAt(Reporter):

@@ -132,32 +132,29 @@ def test_a_structure_over_the_budget_is_a_batch_of_its_own_with_one_warning(rng)
     assert seen(loader, 1) == list(range(6))  # a second warning would be an error here
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("n_processes", [2, 3, 8])
 @pytest.mark.parametrize("budget", [BatchBudget(structures=7), BatchBudget(atoms=40)], ids=str)
-def test_ranks_share_an_epoch_in_equal_numbers_of_batches(dataset, world_size, budget):
-    ranks = [
-        Loader(dataset, np.arange(100), Graph.none(), budget, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+def test_processes_share_the_structures_of_a_step_within_the_budget(dataset, n_processes, budget):
+    loader = Loader(dataset, np.arange(100), Graph.none(), budget)
     for epoch in (0, 1):
-        assert len({loader.n_batches(epoch) for loader in ranks}) == 1
-        assert sorted(i for loader in ranks for i in seen(loader, epoch)) == list(range(100))
+        trained = []
+        for first in range(0, loader.n_batches(epoch), 3):
+            places = range(first, min(first + 3, loader.n_batches(epoch)))
+            divided = loader.shared(epoch, places, n_processes)
+            everything = [row for share in divided for rows in share for row in rows.tolist()]
+            assert sorted(everything) == sorted(row for k in places for row in loader.members(epoch, k).tolist())
+            for rows in (rows for share in divided for rows in share):
+                assert len(rows) <= (budget.structures or 100)
+                assert len(rows) == 1 or dataset.n_atoms[rows].sum() <= (budget.atoms or 10**6)
+            assert all(divided) or len(everything) < n_processes
+            trained += everything
+        assert sorted(trained) == list(range(100))
 
 
-def test_training_leaves_out_what_cannot_be_shared_and_validation_nothing(dataset):
-    def ranks(shuffle):
-        return [
-            Loader(
-                dataset, np.arange(10), Graph.none(), BatchBudget(structures=1), shuffle=shuffle, rank=r, world_size=4
-            )
-            for r in range(4)
-        ]
-
-    assert [loader.n_batches(0) for loader in ranks(True)] == [2, 2, 2, 2]
-    assert [loader.n_batches(0) for loader in ranks(False)] == [3, 3, 2, 2]
-    assert sorted(i for loader in ranks(False) for i in seen(loader, 0)) == list(range(10))
-    left_out = [set(range(10)) - {i for loader in ranks(True) for i in seen(loader, e)} for e in range(8)]
-    assert len(set.union(*left_out)) > 2  # not always the same two
+def test_batches_of_an_epoch_can_be_taken_in_strides(dataset):
+    loader = Loader(dataset, np.arange(100), Graph.none(), BatchBudget(structures=7), shuffle=False)
+    strides = [[b.index.tolist() for b in loader.epoch(0, rank, 3)] for rank in range(3)]
+    assert [strides[k % 3][k // 3] for k in range(15)] == rows(loader, 0)
 
 
 def test_augmentation_turns_positions_cell_forces_and_stress_together(dataset):
@@ -216,8 +213,3 @@ def test_a_budget_of_edges_alone_needs_a_model_with_edges(dataset):
 def test_an_empty_selection_is_refused(dataset):
     with pytest.raises(ConfigError, match="selection is empty"):
         Loader(dataset, np.arange(0), Graph.none(), BatchBudget(atoms=100))
-
-
-def test_fewer_structures_than_ranks_are_refused_for_training(dataset):
-    with pytest.raises(ConfigError, match="2 structures cannot be shared among 3 ranks"):
-        Loader(dataset, np.arange(2), Graph.none(), BatchBudget(atoms=100), world_size=3)

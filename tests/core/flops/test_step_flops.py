@@ -20,7 +20,6 @@ from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.progress import Reporter
-from matscale.core.train.distributed import World
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare
 
@@ -173,7 +172,7 @@ def test_the_sum_of_a_run_is_the_sum_over_the_batches_it_saw(data: Path, tmp_pat
     config = tiny.configured(data, "budget.steps=5", "augmentation.rotate=false")
     run = train(config, tmp_path / "run", architecture=architecture)
     setup = prepare(run.config, architecture)
-    loader = setup.training_loader(World())
+    loader = setup.training_loader()
     counted = sum(count_step(setup.potential(), loader.batch(0, k)) for k in range(5))
     assert run.info["flops"] == pytest.approx(counted, rel=1e-3)
 

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each train like one with the whole of it."""
+"""Several processes train like one: they divide the same batches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tiny
 from matscale.core.errors import ConfigError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
+from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.distributed import World
 from matscale.core.train.session import train
 
@@ -32,11 +33,16 @@ def free_port() -> int:
 
 def launch(size: int, folder: Path, data: Path, *changes: str, said: Path | None = None) -> list[BaseProcess]:
     """What torchrun does; what the first process says goes to the file `said`."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     return [
-        tiny.begin(folder, data, *changes, said=None if rank else said, **common, **own[rank]) for rank in range(size)
+        tiny.begin(folder, data, *changes, said=None if rank else said, **environment)
+        for rank, environment in enumerate(places(size))
     ]
+
+
+def places(size: int) -> list[dict[str, str]]:
+    """The environment of each of `size` processes, as torchrun sets it."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def codes(processes: list[BaseProcess]) -> list[int | None]:
@@ -47,11 +53,10 @@ def codes(processes: list[BaseProcess]) -> list[int | None]:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_same_global_batch(data: Path, tmp_path: Path) -> None:
-    one = train(
-        tiny.configured(data, *CHANGES, "batch.accumulate=2"), tmp_path / "one", architecture=tiny.architecture()
-    )
-    processes = launch(2, tmp_path / "two", data, *CHANGES)
+def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
+    changes = [*CHANGES, "batch.accumulate=2"]
+    one = train(tiny.configured(data, *changes), tmp_path / "one", architecture=tiny.architecture())
+    processes = launch(2, tmp_path / "two", data, *changes)
     assert codes(processes) == [0, 0]
     two = Run.open(tmp_path / "two")
     assert two.info["world_size"] == 2
@@ -68,6 +73,27 @@ def test_two_processes_equal_one_with_the_same_global_batch(data: Path, tmp_path
     ]
     for key in states[0]:
         assert_close(states[0][key], states[1][key], rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ((["seed=1"], ["seed=2"]), "different settings: seed is 1 on process 0, 2 on process 1"),
+        ((["batch.structures=1"],) * 2, "a step has at most 1 structures, too few for 2 processes"),
+    ],
+)
+def test_what_does_not_fit_several_processes_is_refused_on_each(
+    data: Path, tmp_path: Path, changes: tuple[list[str], list[str]], told: str
+) -> None:
+    environments = places(2)
+    said = [tmp_path / f"said-{rank}" for rank in range(2)]
+    started = [
+        tiny.begin(tmp_path / "run", data, *changes[rank], said=said[rank], **environments[rank]) for rank in range(2)
+    ]
+    assert codes(started) == [2, 2]
+    assert all(told in text.read_text() for text in said)
+    assert not (tmp_path / "run").exists()
 
 
 def wait_for_rows(run: Path, processes: list[BaseProcess]) -> None:
@@ -100,6 +126,51 @@ def test_when_a_process_is_lost_the_others_say_so_and_end(data: Path, tmp_path: 
     assert "Traceback" not in said
     info = Run.open(run).info
     assert (info["status"], info["error"].partition(":")[0]) == ("failed", "PeerLost")
+
+
+def test_one_process_takes_the_batches_of_the_loader_as_they_are(data: Path) -> None:
+    setup = tiny.prepared(data)
+    loader, objective = setup.training_loader(), setup.objective()
+    feed = Accumulation(loader, 3, torch.device("cpu"), objective)
+    for group, first in zip(feed.groups(0, 0), range(0, loader.n_batches(0), 3)):
+        wanted = [loader.batch(0, k) for k in range(first, min(first + 3, loader.n_batches(0)))]
+        assert group.n_batches == len(wanted)
+        for batch, own in zip(group.batches, wanted, strict=True):
+            assert torch.equal(batch.positions, own.positions)
+            assert torch.equal(batch.forces, own.forces)
+
+
+def test_a_step_with_fewer_structures_than_processes_leaves_some_without_any(data: Path) -> None:
+    setup = tiny.prepared(data, "batch.structures=5")  # of 32 structures, the last batch has two
+    loader, objective = setup.training_loader(), setup.objective()
+    feeds = [Accumulation(loader, 1, torch.device("cpu"), objective, World(rank, 4)) for rank in range(4)]
+    last = [next(feed.groups(0, loader.n_batches(0) - 1)) for feed in feeds]
+    assert [sum(shape.n_structures for shape in group.shapes) for group in last] == [1, 1, 0, 0]
+    assert [group.n_batches for group in last] == [1] * 4
+    assert sum(group.labelled["energy"] for group in last) == 2
+
+
+def test_more_processes_than_structures_are_refused(data: Path) -> None:
+    setup = tiny.prepared(data)
+    with pytest.raises(ConfigError, match="32 structures cannot be shared among 33 processes"):
+        Accumulation(setup.training_loader(), 1, torch.device("cpu"), setup.objective(), World(0, 33))
+
+
+class _Together(World):
+    """One of two processes of which the other has sent `others`."""
+
+    def __init__(self, others: str = "") -> None:
+        super().__init__(0, 2)
+        self.others = others
+
+    def gathered(self, text: str) -> list[str]:
+        return [text, self.others or text]
+
+
+def test_processes_that_differ_are_refused_with_what_differs() -> None:
+    _Together().check_same("settings", {"seed": 1})
+    with pytest.raises(ConfigError, match=r"different settings: seed is 1 on process 0, 2 on process 1\. Start all"):
+        _Together('{"seed": 2, "log_every": 3}').check_same("settings", {"seed": 1, "log_every": 3})
 
 
 @pytest.mark.parametrize(

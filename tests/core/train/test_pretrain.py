@@ -26,7 +26,6 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
 from matscale.core.scaling.tables.from_runs import read_runs
-from matscale.core.train.distributed import World
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 
@@ -110,7 +109,7 @@ def test_the_noise_is_there_and_of_the_size_that_was_asked_for(data: Path, tmp_p
 def test_flops_are_counted_with_the_head_and_without_what_is_not_run(data: Path) -> None:
     config = resolved(configured(data, "fcn", "distances"), get("fcn"))
     setup = prepare(config, get("fcn"))
-    batch = setup.training_loader(World()).batch(0, 0)
+    batch = setup.training_loader().batch(0, 0)
     count = run_counted(setup.potential(), batch, training=True).contractions
     hidden, depth, embedding, partners = 16, 2, get("fcn").config().embedding, 8
     body = (embedding + 3) * hidden + depth * hidden**2

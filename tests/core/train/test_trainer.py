@@ -89,7 +89,7 @@ def test_the_validation_rows_agree_with_evaluate(data: Path, tmp_path: Path) -> 
     potential = setup.potential()
     potential.load_state_dict(checkpoint.load_weights(checkpoint.folder_of(run.checkpoint_folder, run.last)))
     potential.train()
-    values = evaluate(potential, setup.validation_loader(World()).epoch(0))
+    values = evaluate(potential, setup.validation_loader().epoch(0))
     assert potential.training  # left as it was
     last = list(run.metrics("validation"))[-1]
     assert values["loss"] == last["loss"]
@@ -366,7 +366,7 @@ def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path)
     objective = LabelObjective(LossConfig(), LOSSES.__getitem__)
     learner = Learner(setup.potential(), setup.config, objective, torch.device("cpu"), Overflowing())
     before = {name: p.clone() for name, p in learner.potential.named_parameters()}
-    batch = setup.training_loader(World()).batch(0, 0)
+    batch = setup.training_loader().batch(0, 0)
     learner.update(learner.gradient([batch], objective.counts(batch)), lr=0.1, step=1)
     assert all(torch.equal(p, before[name]) for name, p in learner.potential.named_parameters())
 
@@ -380,7 +380,7 @@ def test_a_gradient_is_clipped_to_its_largest_norm(data: Path) -> None:
         learner = Learner(
             setup.potential(), setup.config, LabelObjective(LossConfig(), LOSSES.__getitem__), CPU, World()
         )
-        batch = setup.training_loader(World()).batch(0, 0)
+        batch = setup.training_loader().batch(0, 0)
         gradient = learner.gradient([batch], learner.objective.counts(batch))
         learner.update(gradient, lr=0.1, step=1)
         return gradient.norm, float(torch.nn.utils.get_total_norm([p.grad for p in learner.parameters]))

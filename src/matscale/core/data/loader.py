@@ -22,6 +22,8 @@ from matscale.core.data.augment import Noise
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.isolated import check_batch
+from matscale.core.data.partition import shares
+from matscale.core.data.store.edge_cache import open_cache
 from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
@@ -93,10 +95,8 @@ class Loader:
     """Loader of the structures at `indices` of a dataset, in batches.
 
     `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure occurs
-    once per epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that
-    all ranks get the same number. If that is impossible because every batch has only one structure, `shuffle=True`
-    leaves out the last few structures of the epoch's order, and `shuffle=False` gives the first ranks one batch more.
-    With `noise`, atoms are displaced and forces point back to the original positions.
+    once per epoch. The batches do not depend on the number of processes, which share them. With `noise`, atoms are
+    displaced and forces point back to the original positions.
 
     Unless `isolated` is True, a structure in which no atom has a neighbour raises DataError.
 
@@ -115,22 +115,17 @@ class Loader:
         augmentation: Augmentation | None = None,
         noise: Noise | None = None,
         dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        world_size: int = 1,
         isolated: bool = True,
     ) -> None:
-        assert 0 <= rank < world_size
         if not len(indices):
             raise ConfigError("no structures to load: the selection is empty. Take a larger part of the dataset.")
         if budget.edges and not graph.has_edges and not (budget.structures or budget.atoms):
             raise ConfigError(
                 "batch.edges is the only limit on a batch, and this model has no edges: limit structures or atoms."
             )
-        if shuffle and len(indices) < world_size:
-            raise ConfigError(f"{len(indices)} structures cannot be shared among {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
         self.seed, self.shuffle, self.augmentation, self.noise = seed, shuffle, augmentation, noise
-        self.rank, self.world_size, self.isolated = rank, world_size, isolated
+        self.isolated = isolated
         self._indices = indices
         self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
@@ -139,21 +134,24 @@ class Loader:
 
     @property
     def n_structures(self) -> int:
-        """Number of structures in an epoch, over all ranks."""
+        """Number of structures in an epoch."""
         return len(self._indices)
 
     def n_batches(self, epoch: int) -> int:
-        """Number of batches that this rank gets in `epoch`."""
-        return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))
+        """Number of batches in `epoch`."""
+        return len(self._boundaries(epoch)) - 1
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[AtomicBatch]:
-        """Yield this rank's batches of `epoch`, from batch `start` on; earlier ones are not made."""
-        for k in range(start, self.n_batches(epoch)):
+    def epoch(self, epoch: int, start: int = 0, stride: int = 1) -> Iterator[AtomicBatch]:
+        """Yield batches `start`, `start + stride`, ... of `epoch`; others are not made."""
+        for k in range(start, self.n_batches(epoch), stride):
             yield self.batch(epoch, k)
 
     def batch(self, epoch: int, k: int) -> AtomicBatch:
-        """Make this rank's batch k of `epoch`."""
-        indices = self.members(epoch, k)
+        """Make batch k of `epoch`."""
+        return self.of_rows(epoch, self.members(epoch, k))
+
+    def of_rows(self, epoch: int, indices: NDArray[np.int64]) -> AtomicBatch:
+        """Make a batch of the structures at `indices` of the dataset, augmented as in `epoch`."""
         batch = self.dataset.batch(indices, self.graph if self.noise is None else Graph.none(), self.dtype)
         if self.augmentation and (self.augmentation.rotate or self.augmentation.reflect):
             batch = batch.transformed(torch.from_numpy(self.augmentation.matrices(indices, self.seed, epoch)))
@@ -164,10 +162,9 @@ class Loader:
         return batch
 
     def members(self, epoch: int, k: int) -> NDArray[np.int64]:
-        """Row numbers in the dataset of the structures in this rank's batch k of `epoch`."""
+        """Rows of the dataset in batch k of `epoch`."""
         boundaries = self._boundaries(epoch)
-        place = self.rank + k * self.world_size
-        return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
+        return self._ordered(epoch, int(boundaries[k]), int(boundaries[k + 1]))
 
     def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
         of, begin, rows = self._window
@@ -181,17 +178,14 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which batches begin, and the end of the last: [number of batches + 1].
-
-        They include the batches of all ranks.
-        """
+        """Positions in the order of `epoch` at which batches begin, and the end of the last: [n_batches + 1]."""
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
-            self._plan = (of, _divisible(self._filled(epoch), self.world_size, drop=self.shuffle))
+            self._plan = (of, self._filled(epoch))
         return self._plan[1]
 
     def _filled(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which batches begin, before they are shared among ranks.
+        """Positions in the order of `epoch` at which batches begin, and where the last one ends.
 
         Each batch takes structures until one more would exceed the budget. The last entry is the end of the last batch.
         """
@@ -222,6 +216,29 @@ class Loader:
                 at = end
             first += at
         return np.array(boundaries, dtype=np.int64)
+
+    def shared(self, epoch: int, batches: range, n_processes: int) -> list[list[NDArray[np.int64]]]:
+        """Divide the structures of some batches of `epoch` among processes: rows of the micro-batches of each.
+
+        The work of the processes is balanced, and a micro-batch keeps to the budget. The result depends on the
+        arguments alone, so that all processes divide alike.
+        """
+        rows = np.concatenate([self.members(epoch, k) for k in batches])
+        limits = [(sizes[rows], limit) for sizes, limit in self._limits().values()]
+        divided = shares(self._work()[rows], limits, n_processes, self.budget.structures)
+        return [[rows[places] for places in share] for share in divided]
+
+    def _work(self) -> NDArray[np.integer]:
+        """Measure of the work for each structure [n]: its number of edges where known, otherwise of atoms."""
+        if self._n_edges is None and self.noise is None and isinstance(self.dataset, PackedDataset):
+            cache = open_cache(self.dataset, self.graph)
+            self._n_edges = None if cache is None else cache.n_edges
+        return self.dataset.n_atoms if self._n_edges is None else self._n_edges
+
+    @property
+    def is_balanced_by_edges(self) -> bool:
+        """Whether `shared` knows the number of edges of each structure."""
+        return self._work() is self._n_edges
 
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
         """Limits on "atoms" and "edges", as far as the budget sets them.
@@ -272,19 +289,3 @@ def _take(indices: NDArray[np.integer] | range, places: NDArray[np.int64]) -> ND
 
 def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
     return [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-
-
-def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
-    """Halve the largest batch, repeatedly, until the number of batches is a multiple of `world_size`.
-
-    If several batches are the largest, the last of them is halved. Once all batches hold one structure, `drop` leaves
-    out the last few batches instead; without `drop`, the batches stay as they are.
-    """
-    # Every rank must take part in every step; otherwise the others would wait for ever for the sum of gradients.
-    while (len(boundaries) - 1) % world_size:
-        sizes = np.diff(boundaries)
-        largest = len(sizes) - 1 - int(np.argmax(sizes[::-1]))
-        if sizes[largest] == 1:
-            return boundaries[: len(boundaries) - (len(sizes) % world_size)] if drop else boundaries
-        boundaries = np.insert(boundaries, largest + 1, boundaries[largest] + sizes[largest] // 2)
-    return boundaries

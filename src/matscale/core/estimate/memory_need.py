@@ -14,7 +14,6 @@ from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.compute import autocast
-from matscale.core.train.distributed import World
 from matscale.core.train.session import probes_of_setup
 from matscale.core.train.setup import Setup
 
@@ -36,7 +35,7 @@ def measured_activations(
     setup: Setup, potential: Potential, forecast: TrainingForecast, cost: Cost, device: torch.device
 ) -> float:
     """Bytes of activations of the most expensive batch of training, or of validation if that needs more."""
-    loaders = (setup.training_loader(World()), setup.validation_loader(World()))
+    loaders = (setup.training_loader(), setup.validation_loader())
     batches = (
         loader.batch(0, sample.dearest(cost.step)).to(device)
         for loader, sample in zip(loaders, (forecast.training, forecast.validation))

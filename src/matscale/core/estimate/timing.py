@@ -57,7 +57,7 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
 
 
 def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
-    loader = setup.training_loader(World())
+    loader = setup.training_loader()
     accumulation = Accumulation(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
     places = np.linspace(0, last, n).astype(int)
@@ -79,7 +79,7 @@ def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float
 
 def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device) -> float:
     """Seconds per FLOP of validation, from up to three batches; the first is not timed if there are more."""
-    loader = setup.validation_loader(World())
+    loader = setup.validation_loader()
     with learner.evaluating() as predictor:
         spent, flops = [], []
         for k in range(min(3, loader.n_batches(0))):

@@ -18,7 +18,6 @@ from matscale.core.data.batch import BatchShape
 from matscale.core.data.loader import Loader
 from matscale.core.data.store.edge_cache import open_cache
 from matscale.core.train.accumulation import steps_of
-from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048
@@ -111,7 +110,7 @@ class TrainingForecast:
     def of(cls, setup: Setup) -> TrainingForecast:
         """Make the forecast with the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
-        training, validation = setup.training_loader(World()), setup.validation_loader(World())
+        training, validation = setup.training_loader(), setup.validation_loader()
         count = partial(steps_of, training, config.batch.accumulate)
         in_all = count(config.budget.epochs) if config.budget.epochs else None
         return cls(Sample.of(training, shapes), Sample.of(validation, shapes), count(1), in_all)

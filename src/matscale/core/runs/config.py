@@ -168,13 +168,10 @@ def _held_at_once(accumulate: int) -> int:
 
 
 class BatchConfig(Config):
-    """Size of the batch on one process.
-
-    The global batch is this times `accumulate` times the number of processes; the run prints it.
-    """
+    """Size of a batch. A step takes `accumulate` batches, whatever the number of processes, which share them."""
 
     structures: Positive | None = None
-    """Largest number of structures in a batch; 16 if neither atoms nor edges are limited."""
+    """Largest number of structures in a batch, and on a device at once; 16 if no limit is given."""
     atoms: Positive | None = None
     """Largest number of atoms in a batch."""
     edges: Positive | None = None
@@ -411,6 +408,18 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
         result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key.
+
+    >>> flat({"budget": {"steps": 100}, "seed": 0})
+    {'budget.steps': 100, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

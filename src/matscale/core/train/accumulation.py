@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.loader import Loader
+from matscale.core.errors import ConfigError
+from matscale.core.train.distributed import World
 from matscale.core.train.loss import Objective
 
 
@@ -20,6 +23,9 @@ class Group:
     """Batches of one optimizer step on this process."""
 
     batches: list[AtomicBatch]
+    """Micro-batches of this process."""
+    n_batches: int
+    """Number of batches of the epoch in this step, which all processes share."""
     shapes: list[BatchShape]
     labelled: dict[str, float]
     """Number of labelled items (structures or atoms) in these batches, by the name of the term of the loss."""
@@ -48,29 +54,44 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
 class Accumulation:
     """Batches of training, in groups of `accumulate` batches for one optimizer step each.
 
-    A group never spans two epochs; the last group of an epoch may be smaller.
+    A group never spans two epochs; the last group of an epoch may be smaller. One process takes the batches as they are. Several divide their structures: see `Loader.shared`.
     """
 
-    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:
+    def __init__(
+        self, loader: Loader, accumulate: int, device: torch.device, objective: Objective, world: World | None = None
+    ) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
+        self.world = world or World()
+        if loader.n_structures < self.world.size:
+            raise ConfigError(
+                f"{loader.n_structures} structures cannot be shared among {self.world.size} processes. Use fewer "
+                "processes, or more data."
+            )
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:
         """Yield groups without end, starting with batch number `batch` of `epoch`."""
         while True:
-            batches = self.loader.epoch(epoch, start=batch)
-            start = time.perf_counter()
-            while chunk := list(islice(batches, self.accumulate)):
-                yield self._group(chunk, start)
-                start = time.perf_counter()
+            n = self.loader.n_batches(epoch)
+            for first in range(batch, n, self.accumulate):
+                yield self._group(epoch, range(first, min(first + self.accumulate, n)))
             epoch, batch = epoch + 1, 0
 
-    def _group(self, batches: list[AtomicBatch], start: float) -> Group:
+    def _group(self, epoch: int, places: range) -> Group:
+        start = time.perf_counter()
+        batches = [self.loader.of_rows(epoch, rows) for rows in self._micro_batches(epoch, places)]
         shapes = [batch.shape for batch in batches]
         labelled = dict.fromkeys(self.objective.terms, 0.0)
         for batch in batches:
             for name, count in self.objective.counts(batch).items():
                 labelled[name] += count
-        return Group([self._moved(b) for b in batches], shapes, labelled, time.perf_counter() - start)
+        moved = [self._moved(b) for b in batches]
+        return Group(moved, len(places), shapes, labelled, time.perf_counter() - start)
+
+    def _micro_batches(self, epoch: int, places: range) -> list[NDArray[np.int64]]:
+        """Rows of the dataset in each micro-batch of this process."""
+        if self.world.size == 1:
+            return [self.loader.members(epoch, k) for k in places]
+        return self.loader.shared(epoch, places, self.world.size)[self.world.rank]
 
     def _moved(self, batch: AtomicBatch) -> AtomicBatch:
         if self.device.type == "cpu":

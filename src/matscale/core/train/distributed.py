@@ -7,12 +7,13 @@ derivatives and with parameters that a batch does not use.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -131,6 +132,30 @@ class World:
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, 0)
 
+    def gathered(self, text: str) -> list[str]:
+        """Texts of all processes, by rank."""
+        if self.size == 1:
+            return [text]
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(own)
+        rows = torch.zeros(self.size, int(self.sum(lengths).max()), dtype=torch.uint8)
+        rows[self.rank, : len(own)] = own
+        return [bytes(row[:n].tolist()).decode() for row, n in zip(self.sum(rows), lengths.tolist())]
+
+    def check_same(self, what: str, values: Mapping[str, Any]) -> None:
+        """Check that all processes have the same values. Raises ConfigError on all of them if they do not."""
+        texts = self.gathered(json.dumps(values, default=str))
+        if len(set(texts)) == 1:
+            return
+        every = [json.loads(text) for text in texts]
+        unlike = [key for key in dict.fromkeys(key for row in every for key in row) if _differs(every, key)]
+        told = "; ".join(f"{key} is {_by_rank([row.get(key) for row in every])}" for key in unlike[:_NAMED])
+        raise ConfigError(
+            f"The {self.size} processes of this run were started with different {what}: {told}. Start all of them "
+            "with the same command, the same data and the same version of matscale."
+        )
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -155,6 +180,22 @@ def on_main(method: Callable[Concatenate[Member, P], None]) -> Callable[Concaten
             method(self, *args, **kwargs)
 
     return done
+
+
+_NAMED = 4
+"""Number of differences between processes that an error names."""
+
+
+def _differs(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(row.get(key) != rows[0].get(key) for row in rows)
+
+
+def _by_rank(values: Sequence[Any]) -> str:
+    """List who has which value: `1 on process 0, 2 on processes 1, 3`."""
+    ranks: dict[str, list[str]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(repr(value), []).append(str(rank))
+    return ", ".join(f"{value} on process{'es' * (len(on) > 1)} {', '.join(on)}" for value, on in ranks.items())
 
 
 _VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}

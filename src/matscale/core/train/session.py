@@ -19,7 +19,7 @@ from matscale.core.locks import FolderLock
 from matscale.core.model.architecture import Architecture, count_parameters
 from matscale.core.model.potential import Potential
 from matscale.core.progress import Reporter
-from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.config import TrainConfig, flat
 from matscale.core.runs.record import Run
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.distributed import World
@@ -56,6 +56,7 @@ def train(
     try:
         with StopRequest(waits=False) as stop, configured(config.compute, device), ExitStack() as stack:
             stack.enter_context(world.connected(device, config.compute.timeout))
+            _check_alike(config, path, resume, world)
             run = stack.enter_context(_opened(Path(path), config, resume, world))
             if run.info["status"] == "completed":
                 return run
@@ -76,6 +77,23 @@ def _audience(
     if not world.is_main:
         return host().observers(()), Reporter()
     return host().observers(config.plugins, architecture, config.trackers), progress or Reporter()
+
+
+def _check_alike(config: TrainConfig, path: str | Path, resume: bool, world: World) -> None:
+    """Check that all processes train the same run, and that each gets work.
+
+    Raises ConfigError, on every process, if they do not.
+    """
+    own = {"compute.device": None, "compute.threads": None}  # may differ between processes
+    asked = {"folder": str(path), "--resume": resume, "matscale": __version__}
+    world.check_same("settings", {**flat(config.plain()), **own, **asked})
+    structures = config.batch.structures
+    if structures is not None and structures * config.batch.accumulate < world.size:
+        raise ConfigError(
+            f"batch.structures = {structures} and batch.accumulate = {config.batch.accumulate}: a step has at most "
+            f"{structures * config.batch.accumulate} structures, too few for {world.size} processes. Use fewer "
+            "processes, or larger batches (--batch)."
+        )
 
 
 @contextmanager
@@ -111,6 +129,7 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
     """Prepare a run, start or resume it, and train."""
     run, world, progress = recorder.run, recorder.world, recorder.progress
     setup = prepare(run.config, architecture, progress)
+    world.check_same("data", setup.identity())
     origin = Origin.of(run)
     setup = origin.continued(setup)
     objective = setup.objective()
@@ -195,7 +214,7 @@ def _facts(
         "device": describe(device),
         "precision": config.compute.precision,
         "world_size": world.size,
-        "global_batch": {k: v * world.size * config.batch.accumulate for k, v in _batch_limits(config).items()},
+        "global_batch": {k: v * config.batch.accumulate for k, v in _batch_limits(config).items()},
         "flops_counted_by": cost.counted_by,
         "flops_deviation": cost.error,
         "flops_elementwise_share": cost.elementwise_share,

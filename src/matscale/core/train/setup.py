@@ -21,7 +21,6 @@ from matscale.core.model.potential import Potential, Scales
 from matscale.core.progress import Reporter
 from matscale.core.runs.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.data import NO_REFERENCES, TrainingData
-from matscale.core.train.distributed import World
 from matscale.core.train.loss import LabelObjective, Objective
 from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.state import mix
@@ -142,8 +141,8 @@ class Setup:
         """Objective that training minimises. Raises ConfigError for an unknown loss."""
         return LabelObjective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
-    def training_loader(self, world: World) -> Loader:
-        """Loader of shuffled training batches for this process."""
+    def training_loader(self) -> Loader:
+        """Loader of shuffled training batches."""
         config, batch = self.config, self.config.batch
         return Loader(
             self.dataset,
@@ -154,13 +153,11 @@ class Setup:
             augmentation=Augmentation(bool(config.augmentation.rotate), config.augmentation.reflect),
             noise=None if self.pretext is None else self.pretext.noise,
             dtype=self.dtype,
-            rank=world.rank,
-            world_size=world.size,
             isolated=self.config.data.isolated,
         )
 
-    def validation_loader(self, world: World) -> Loader:
-        """Loader of the validation part in a fixed order; each structure goes to one of the processes."""
+    def validation_loader(self) -> Loader:
+        """Loader of the validation part in a fixed order."""
         budget = BatchBudget(structures=self.config.evaluation.structures)
         return Loader(
             self.dataset,
@@ -170,10 +167,13 @@ class Setup:
             shuffle=False,
             noise=None if self.pretext is None else self.pretext.noise,
             dtype=self.dtype,
-            rank=world.rank,
-            world_size=world.size,
             isolated=self.config.data.isolated,
         )
+
+    def identity(self) -> dict[str, Any]:
+        """Facts that processes must share to train on the same data in the same way."""
+        by = "edges" if self.training_loader().is_balanced_by_edges else "atoms"
+        return {"hash of the dataset": self.dataset.hash, "work divided by": by}
 
     def dataset_facts(self) -> dict[str, Any]:
         """Facts about the dataset, for run.json."""

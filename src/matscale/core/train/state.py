@@ -23,7 +23,7 @@ class TrainingState:
     epoch: int = 0
     """Epochs completed."""
     batch: int = 0
-    """Number of used batches of the current epoch, on each process."""
+    """Number of used batches of the current epoch, over all processes."""
     structures: int = 0
     atoms: int = 0
     edges: int = 0

@@ -37,11 +37,11 @@ class Trainer:
         self.setup, self.config, self.cost, self.peak = setup, setup.config, cost, peak
         self.learner, self.device, self.objective = learner, learner.device, learner.objective
         self.recorder, self.world, self.progress = recorder, recorder.world, recorder.progress
-        loader = setup.training_loader(self.world)
-        self.accumulation = Accumulation(loader, self.config.batch.accumulate, self.device, self.objective)
+        loader, accumulate = setup.training_loader(), self.config.batch.accumulate
+        self.accumulation = Accumulation(loader, accumulate, self.device, self.objective, self.world)
         self.samples = Samples(setup, recorder.run, self.world)
         epochs = self.config.budget.epochs
-        steps = None if epochs is None else steps_of(self.accumulation.loader, self.config.batch.accumulate, epochs)
+        steps = None if epochs is None else steps_of(loader, accumulate, epochs)
         self.budget = Budget.of(self.config.budget, steps)
         self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
         self.steps_of_epochs = steps
@@ -125,7 +125,7 @@ class Trainer:
         else:
             self._left_out(gradient)
         p.flops += totals["flops"]
-        p.advance(len(group.batches), self.accumulation.loader.n_batches(p.epoch))
+        p.advance(group.n_batches, self.accumulation.loader.n_batches(p.epoch))
 
     def _learning_rate(self, totals: dict[str, float]) -> float:
         schedule = self.config.schedule
@@ -223,7 +223,8 @@ class Trainer:
             outputs: Outputs = predictor(batch)
             return outputs
 
-        batches = (batch.to(self.device) for batch in self.setup.validation_loader(self.world).epoch(0))
+        mine = self.setup.validation_loader().epoch(0, self.world.rank, self.world.size)
+        batches = (batch.to(self.device) for batch in mine)
         result = tally(counted, batches, self.objective).over(self.world, self.device)
         self.state.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
         return result.values()

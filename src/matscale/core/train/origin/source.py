@@ -193,7 +193,7 @@ def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], devic
 
 def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
     """Errors on the validation part over all processes, as text."""
-    batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
+    batches = (batch.to(device) for batch in setup.validation_loader().epoch(0, world.rank, world.size))
     values = tally(potential, batches).over(world, device).values()
     shown = [
         f"{name} {1e3 * values[key]:.4g} {unit}" for key, name, unit in SHOWN if np.isfinite(values.get(key, np.nan))
@@ -231,6 +231,6 @@ def prepare_model(potential: Potential, setup: Setup, device: torch.device) -> N
     """
     prepare = getattr(potential.model, "prepare", None)
     if prepare is not None:
-        batches = islice(setup.training_loader(World()).epoch(0), N_BATCHES)
+        batches = islice(setup.training_loader().epoch(0), N_BATCHES)
         with torch.no_grad():
             prepare([batch.to(device) for batch in batches])

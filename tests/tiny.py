@@ -161,21 +161,39 @@ class StopAt(Reporter):
             os.kill(os.getpid(), self.number)
 
 
-def begin(folder: Path, data: Path, *assignments: str, said: Path | None = None, **environment: str) -> BaseProcess:
-    """Train in a process of its own; what it says goes to the file `said`."""
-    process = FORKS.Process(target=_train, args=(folder, data, assignments, said, environment))
+def begin(
+    folder: Path,
+    data: Path,
+    *assignments: str,
+    said: Path | None = None,
+    resume: bool = False,
+    stop: int | None = None,
+    **environment: str,
+) -> BaseProcess:
+    """Train in a process of its own; what it says goes to the file `said`. It is asked to stop after step `stop`."""
+    process = FORKS.Process(target=_train, args=(folder, data, assignments, said, resume, stop, environment))
     process.start()
     return process
 
 
-def _train(folder: Path, data: Path, changes: Sequence[str], said: Path | None, environment: dict[str, str]) -> None:
+def _train(
+    folder: Path,
+    data: Path,
+    changes: Sequence[str],
+    said: Path | None,
+    resume: bool,
+    stop: int | None,
+    environment: dict[str, str],
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     if said is not None:
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
     config = configured(data, *changes)
     try:
-        train(config, folder, architecture=architecture(config.architecture.name))
+        progress = None if stop is None else StopAt(stop)
+        made = architecture(config.architecture.name)
+        train(config, folder, resume=resume, architecture=made, progress=progress)
     except MatscaleError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None

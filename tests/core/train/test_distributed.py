@@ -31,10 +31,26 @@ def free_port() -> int:
         return port
 
 
-def launch(size: int, folder: Path, data: Path, *changes: str, said: Path | None = None) -> list[BaseProcess]:
-    """What torchrun does; what the first process says goes to the file `said`."""
+def launch(
+    size: int,
+    folder: Path,
+    data: Path,
+    *changes: str,
+    said: Path | None = None,
+    resume: bool = False,
+    stop: int | None = None,
+) -> list[BaseProcess]:
+    """What torchrun does; what the first process says goes to the file `said`; it is asked to stop after `stop`."""
     return [
-        tiny.begin(folder, data, *changes, said=None if rank else said, **environment)
+        tiny.begin(
+            folder,
+            data,
+            *changes,
+            said=None if rank else said,
+            resume=resume,
+            stop=None if rank else stop,
+            **environment,
+        )
         for rank, environment in enumerate(places(size))
     ]
 
@@ -94,6 +110,28 @@ def test_what_does_not_fit_several_processes_is_refused_on_each(
     assert codes(started) == [2, 2]
     assert all(told in text.read_text() for text in said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "then"),
+    [
+        (2, 1),
+        *(pytest.param(4, n, marks=pytest.mark.long) for n in (1, 2, 3)),
+        pytest.param(1, 2, marks=pytest.mark.long),
+    ],
+)
+def test_a_run_goes_on_with_another_number_of_processes(data: Path, tmp_path: Path, size: int, then: int) -> None:
+    changes = [*CHANGES, "batch.accumulate=2"]  # 32 structures: four steps an epoch
+    whole = train(tiny.configured(data, *changes), tmp_path / "whole", architecture=tiny.architecture())
+    assert codes(launch(size, tmp_path / "run", data, *changes, stop=6)) == [5] * size
+    assert Run.open(tmp_path / "run").last == 6
+    assert codes(launch(then, tmp_path / "run", data, *changes, resume=True)) == [0] * then
+    ours, theirs = list(whole.metrics()), list(Run.open(tmp_path / "run").metrics())
+    assert [(r["step"], r["split"], r["epoch"]) for r in ours] == [(r["step"], r["split"], r["epoch"]) for r in theirs]
+    for mine, yours in zip(ours, theirs):
+        for key in ("structures", "atoms", "edges", "loss", "objective", "forces_cos", "stress_mae"):
+            assert yours[key] == pytest.approx(mine[key], rel=1e-9)
 
 
 def wait_for_rows(run: Path, processes: list[BaseProcess]) -> None:
@@ -175,12 +213,12 @@ def test_processes_that_differ_are_refused_with_what_differs() -> None:
 
 @pytest.mark.parametrize(
     "variable",
-    ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "FLUX_JOB_SIZE"],
+    ["OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "FLUX_JOB_SIZE"],
 )
 def test_tasks_that_would_train_copies_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv(variable, "4")
-    with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 4 -m matscale train"):
+    with pytest.raises(ConfigError, match=r"matscale train --devices 4"):
         World.from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")  # each task has a run of its own
     assert World.from_environment().size == 1

@@ -156,11 +156,11 @@ def test_resuming_with_another_configuration_is_refused(data: Path, tmp_path: Pa
     assert Run.open(tmp_path / "run").config.checkpoint.keep == 1
 
 
-def test_resuming_with_another_number_of_processes_is_refused(data: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_batches_than_those_of_several_processes_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedEarly):
         train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture(), progress=tiny.StopAt(3))
-    Run.open(tmp_path / "run").update({"world_size": 2})
-    with pytest.raises(ConfigError, match=r"begun by 2 processes.*--nproc-per-node 2"):
+    Run.open(tmp_path / "run").update({"world_size": 2, "global_batch": {"structures": 8}})
+    with pytest.raises(ConfigError, match=r"up to 8 structures, on 2 processes of an older.* up to 4 structures now"):
         train(tiny.configured(data), tmp_path / "run", resume=True, architecture=tiny.architecture())
 
 

@@ -357,9 +357,10 @@ def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: 
 
 def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path) -> None:
     class Overflowing(World):
-        def sum_gradients(self, model: torch.nn.Module) -> None:
-            for parameter in model.parameters():
-                parameter.grad = parameter.grad + torch.inf
+        def replicated(self, module: torch.nn.Module) -> torch.nn.Module:
+            for parameter in module.parameters():
+                parameter.register_hook(lambda gradient: gradient + torch.inf)
+            return module
 
     columns = tiny.architecture("columns")
     setup = prepare(resolved(tiny.configured(data, "compute.precision=fp16", name="columns"), columns), columns)

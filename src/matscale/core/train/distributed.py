@@ -1,14 +1,17 @@
-"""Distributed training: processes started by torchrun train one model, with different batches and the same gradient.
+"""Distributed training: several processes train one model on different parts of each step's structures.
 
-Gradients are summed in one flat buffer after the backward pass. This is exact for uneven batches, since every process
-divides by the counts of the global batch. Unlike the hooks of DistributedDataParallel, this also works with second
-derivatives and with parameters that a batch does not use.
+DistributedDataParallel sums gradients in buckets while the backward pass still runs. This is exact for uneven parts,
+since every process divides by the counts of the whole step, and for forces by derivative, since both derivatives are
+taken of one graph. Parameters that no process used keep no gradient, so that the optimizer skips them as in a run of
+one process.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,39 +21,53 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from matscale.core.errors import ConfigError, PeerLost
 
 _TASKS = {
-    "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "MV2_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpiexec",
     "FLUX_JOB_SIZE": "flux run",
     "JSM_NAMESPACE_SIZE": "jsrun",
 }
-"""Launchers other than torchrun, by the environment variable in which each states its number of tasks."""
+"""Launchers other than torchrun and srun, by the environment variable in which each states its number of tasks."""
+
+_LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection (closed|reset|refused)")
+"""Errors of a backward pass that come from the sum over processes."""
+
+
+def _summed(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Sum a bucket of gradients over processes; DistributedDataParallel would take the mean.
+
+    Each process has divided its part by the counts of the whole step.
+    """
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 class World:
     """Group of the processes of a run; an ordinary run has one process."""
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
-        self.rank, self.size, self.local_rank = rank, size, local_rank
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, meeting: str = "env://") -> None:
+        """Set up a process of a group of `size`; `meeting` is the URL at which torch.distributed connects them."""
+        self.rank, self.size, self.local_rank, self.meeting = rank, size, local_rank, meeting
 
     @classmethod
     def from_environment(cls) -> World:
-        """Make the group from the environment variables that torchrun sets.
+        """Make the group from the environment variables of torchrun or, without these, of a step of Slurm (srun).
 
         Raises ConfigError if they are inconsistent, or if they are missing and another launcher has started several
         tasks, each of which would train a copy of the same run.
         """
-        if "WORLD_SIZE" not in os.environ:
-            _refuse_copies()
-        rank, size, local = (_number(name, default) for name, default in _VARIABLES.items())
-        if not 0 <= rank < size:
-            raise ConfigError(f"RANK = {rank}: must be 0 or more and below WORLD_SIZE = {size}. torchrun sets both.")
-        return cls(rank, size, local)
+        if "WORLD_SIZE" in os.environ:
+            return cls(*_ranks("torchrun", ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        if _number("SLURM_STEP_NUM_TASKS", 1, "srun") > 1:
+            names = (("SLURM_PROCID", 0), ("SLURM_STEP_NUM_TASKS", 1), ("SLURM_LOCALID", 0))
+            return cls(*_ranks("srun", *names), _meeting_of_step())
+        _refuse_copies()
+        return cls(*_ranks("torchrun", ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
 
     @property
     def is_main(self) -> bool:
@@ -63,7 +80,9 @@ class World:
 
     @contextmanager
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
-        """Context with the process group of a run (nccl on GPUs, gloo on CPUs); for one process it does nothing.
+        """Context with the process group of a run; for one process it does nothing.
+
+        Tensors on GPUs are summed by nccl, numbers and tensors on CPUs by gloo.
 
         Within the context, an error of torch.distributed (a process that ended, or did not answer for `timeout`
         seconds) becomes PeerLost. Raises ConfigError if the environment does not say where the processes meet.
@@ -71,13 +90,21 @@ class World:
         if self.size == 1 or dist.is_initialized():
             yield
             return
-        _check_meeting_place(self.size)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        if self.meeting == "env://":
+            _check_meeting_place(self.size)
         self.timeout = timeout
+        # Without its device, each process would open a context on the first GPU, too.
+        backend, own = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
+        limit = timedelta(seconds=timeout)
         with self._answered():
-            dist.init_process_group(backend, rank=self.rank, world_size=self.size, timeout=timedelta(seconds=timeout))
+            dist.init_process_group(
+                backend, self.meeting, rank=self.rank, world_size=self.size, timeout=limit, device_id=own
+            )
         try:
-            yield
+            with warnings.catch_warnings():
+                # Whether a step uses all parameters depends on its labels, which differ between processes.
+                warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+                yield
         finally:
             dist.destroy_process_group()
 
@@ -87,11 +114,14 @@ class World:
         try:
             yield
         except RuntimeError as error:  # of torch.distributed and gloo, which have many kinds
-            raise PeerLost(
-                f"Process {self.rank} of {self.size}: another process of the run ended, or did not answer for "
-                f"{self.timeout:g} s ({str(error).splitlines()[0]}). Look for its error above. The run goes on "
-                "from its last checkpoint with --resume and the same number of processes."
-            ) from None
+            raise self._lost(error) from None
+
+    def _lost(self, error: RuntimeError) -> PeerLost:
+        return PeerLost(
+            f"Process {self.rank} of {self.size}: another process of the run ended, or did not answer for "
+            f"{self.timeout:g} s ({str(error).splitlines()[0]}). Look for its error above. The run goes on "
+            "from its last checkpoint with --resume, also with another number of processes."
+        )
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over processes, in place."""
@@ -100,37 +130,47 @@ class World:
                 dist.all_reduce(tensor)
         return tensor
 
-    def sums(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-        """Sum each value over processes, in float64."""
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum each value over processes, in float64 and without waiting for a GPU."""
         if self.size == 1:
             return dict(values)
-        total = self.sum(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+        total = self.sum(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, total.tolist()))
 
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients over all processes; a missing gradient on a process counts as zero.
+    def replicated(self, module: nn.Module) -> nn.Module:
+        """Let all processes have the weights of the first one, and sum gradients of `module` in its backward passes.
 
-        A parameter that has no gradient on any process, such as a weight of a head that pre-training does not use, gets
-        no gradient. The optimizer skips it, as in a run of one process.
+        With one process, `module` itself is returned.
         """
         if self.size == 1:
-            return
-        trained = [p for p in model.parameters() if p.requires_grad]
-        found = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
-        trained = [p for p, n in zip(trained, self.sum(found).tolist()) if n]
-        for dtype in dict.fromkeys(p.dtype for p in trained):  # in the same order everywhere
-            group = [p for p in trained if p.dtype == dtype]
-            parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
-            flat = self.sum(torch.cat([part.reshape(-1) for part in parts]))
-            for parameter, part in zip(group, flat.split([p.numel() for p in group])):
-                parameter.grad = part.view_as(parameter).clone()
+            return module
+        with self._answered():
+            for buffer in module.buffers():
+                dist.broadcast(buffer.data, 0)
+            replica = DistributedDataParallel(
+                module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
+        replica.register_comm_hook(None, lambda _, bucket: _summed(bucket))  # it checks annotations
+        return replica
 
-    def share(self, model: nn.Module) -> None:
-        """Copy the weights and buffers of the first process to all processes."""
-        if self.size > 1:
-            with self._answered():
-                for tensor in (*model.parameters(), *model.buffers()):
-                    dist.broadcast(tensor.data, 0)
+    @contextmanager
+    def exchanging(self, replica: nn.Module, is_last: bool) -> Iterator[None]:
+        """Context for forward and backward pass of a micro-batch; in the last one of a step, gradients are summed.
+
+        An error of the sum becomes PeerLost, others stay as they are.
+        """
+        if not isinstance(replica, DistributedDataParallel):
+            yield
+        elif not is_last:
+            with replica.no_sync():
+                yield
+        else:
+            try:
+                yield
+            except RuntimeError as error:
+                if not _LOST.search(str(error)):
+                    raise
+                raise self._lost(error) from None
 
     def gathered(self, text: str) -> list[str]:
         """Texts of all processes, by rank."""
@@ -158,9 +198,7 @@ class World:
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        if self.size > 1:
-            with self._answered():
-                dist.barrier()
+        self.sum(torch.zeros(1))
 
 
 class _InWorld(Protocol):
@@ -198,14 +236,53 @@ def _by_rank(values: Sequence[Any]) -> str:
     return ", ".join(f"{value} on process{'es' * (len(on) > 1)} {', '.join(on)}" for value, on in ranks.items())
 
 
-_VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+def _ranks(launcher: str, *variables: tuple[str, int]) -> tuple[int, int, int]:
+    """Read (rank, size, local rank) from environment variables, given by their names and defaults."""
+    (of_rank, _), (of_size, _), _ = variables
+    rank, size, local = (_number(name, default, launcher) for name, default in variables)
+    if not 0 <= rank < size:
+        raise ConfigError(f"{of_rank} = {rank}: must be 0 or more and below {of_size} = {size}. {launcher} sets both.")
+    return rank, size, local
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, launcher: str = "torchrun") -> int:
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
-        raise ConfigError(f"{name} = {value!r} in the environment: expected a whole number, as torchrun sets it.")
+        raise ConfigError(f"{name} = {value!r} in the environment: expected a whole number, as {launcher} sets it.")
     return int(value)
+
+
+def _meeting_of_step() -> str:
+    """URL at which the tasks of a Slurm step meet: the machine of the first task, and a port of this step alone."""
+    hosts = os.environ.get("SLURM_STEP_NODELIST", "")
+    if _number("SLURM_STEP_NUM_NODES", 1, "srun") == 1:
+        host = "127.0.0.1"
+    elif hosts:
+        host = first_host(hosts)
+    else:  # right if srun was started on the first machine; Slurm before 14 has no list for the step
+        host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
+    if not host:
+        raise ConfigError(
+            "srun has started several tasks, but SLURM_STEP_NODELIST and SLURM_LAUNCH_NODE_IPADDR do not say where "
+            "they meet. Use torchrun."
+        )
+    job, step = (_number(name, 0, "srun") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return f"tcp://{host}:{_FIRST_PORT + (job * 64 + step) % _N_PORTS}"
+
+
+_FIRST_PORT, _N_PORTS = 12_000, 20_000
+"""Range of ports at which the tasks of Slurm steps meet, below those that systems give to clients."""
+
+
+def first_host(hosts: str) -> str:
+    """First host of a Slurm list.
+
+    >>> first_host("gpu[003-007,9],login"), first_host("rack[2-3]n[01-16]"), first_host("a,b")
+    ('gpu003', 'rack2n01', 'a')
+    """
+    # Commas within brackets do not separate hosts.
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])+", hosts)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group()) if first else ""
 
 
 def _check_meeting_place(size: int) -> None:
@@ -219,10 +296,11 @@ def _check_meeting_place(size: int) -> None:
 
 def _refuse_copies() -> None:
     for variable, launcher in _TASKS.items():
-        if _number(variable, 1) > 1:
+        if _number(variable, 1, launcher) > 1:
             n = os.environ[variable]
             raise ConfigError(
                 f"{launcher} has started {n} tasks, and each would train a copy of the same run. For one run on {n} "
-                f"processes of this machine, start one task, with: torchrun --nproc-per-node {n} -m matscale train ... "
-                "If each task trains a run of its own, in a folder of its own, set WORLD_SIZE=1."
+                f"processes of this machine, start one task, with: matscale train --devices {n} ... On several "
+                "machines, use srun, or torchrun on each. If each task trains a run of its own, in a folder of its "
+                "own, set WORLD_SIZE=1."
             )

@@ -64,8 +64,8 @@ class EvaluationSums:
         """Add the sums of all processes in place, and return this object."""
         self.metrics = self.metrics or self._sums(device)
         world.sum(self.metrics.sums)
-        self.counts = world.sums(self.counts, device)
-        self.items, self.sums = world.sums(self.items, device), world.sums(self.sums, device)
+        self.counts = world.sums(self.counts)
+        self.items, self.sums = world.sums(self.items), world.sums(self.sums)
         return self
 
     def values(self) -> dict[str, float]:

@@ -23,6 +23,7 @@ from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.distributed import World
 from matscale.core.train.loss import Objective
 from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.partial_objective import PartialObjective
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Learner:
     ) -> None:
         self.config, self.objective, self.device, self.world = config, objective, device, world
         self.potential = potential.to(device).train()
-        world.share(potential)
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
         if not self.parameters:
             raise ConfigError(f"{config.architecture.name}: the model has no parameters that can be trained.")
@@ -53,6 +53,7 @@ class Learner:
         self.scaler = scaler_of(config.compute, device)
         if config.compute.compile:
             self._compile()
+        self.replica = world.replicated(PartialObjective(self.potential, objective, self.predict, world.size > 1))
 
     def _compile(self) -> None:
         if self.potential.derive:
@@ -71,15 +72,15 @@ class Learner:
         """
         self.optimizer.zero_grad(set_to_none=True)
         objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
-        for batch in batches:
-            outputs = self.predict(batch)
-            sums = self.objective.sums(outputs, batch)
-            if sums:  # there is none if no structure of the batch has a label
-                part = self.objective.total(sums, counts)
-                self.scaler.scale(part).backward()
-                objective += part.detach()
-            seen.append((outputs.detach(), batch))
-        self.world.sum_gradients(self.potential)
+        # A process without structures takes part in the sum of gradients.
+        for k, batch in enumerate(batches or [None], start=1):
+            with self.world.exchanging(self.replica, is_last=k >= len(batches)):
+                part, outputs = self.replica(batch, counts)
+                if part is not None:  # there is none if no structure of the batch has a label
+                    self.scaler.scale(part).backward()
+                    objective += part.detach()
+            if batch is not None:
+                seen.append((outputs, batch))
         if self.scaler.is_enabled():  # after the sum: all processes must see the same overflow
             self.scaler.unscale_(self.optimizer)
         norm = self._norm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def train(
     except Interrupted as signal:
         raise StoppedEarly(
             f"Stopped by {signal} before the first step. Start again with: matscale train --resume -o {path}"
-        ) from None
+        ) from signal
     return run
 
 
@@ -99,13 +99,13 @@ def _check_alike(config: TrainConfig, path: str | Path, resume: bool, world: Wor
 @contextmanager
 def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
     """Open the run folder on every process, after the main process has created or reopened it."""
-    with _claimed(path, config, resume, world) if world.is_main else nullcontext() as claimed:
+    with _claimed(path, config, resume) if world.is_main else nullcontext() as claimed:
         world.barrier()
         yield claimed or Run.open(path)
 
 
 @contextmanager
-def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
+def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
     """Create or reopen the run folder, and lock it against other processes."""
     if resume:
         Run.open(path)
@@ -116,11 +116,12 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
         sweep_up(path, alone=True)
         sweep_up(path / "checkpoints", alone=True)
         run = reopened(path, config) if resume else Run.create(path, config)
-        before = run.info.get("world_size", world.size)
-        if before != world.size and run.info["status"] != "completed":
+        before, now = run.info.get("global_batch"), _global_batch(config)
+        if before not in (None, now) and run.info["status"] != "completed":
             raise ConfigError(
-                f"{path}: the run was begun by {before} processes; with {world.size} it would train on other batches "
-                f"in another order. Resume it with torchrun --nproc-per-node {before}."
+                f"{path}: a step of this run had {_told(before)}, on {run.info.get('world_size')} processes of an "
+                f"older matscale; it would have {_told(now)} now. Start another run with -o, with a larger "
+                "batch.accumulate."
             )
         yield run
 
@@ -192,7 +193,7 @@ def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
 def _peak(device: torch.device, precision: str, world: World) -> Peak:
     """Peak FLOP/s of the devices of all processes together."""
     own = peak_of(device, precision)
-    return Peak(world.sums({"peak": own.flops_per_s}, device)["peak"], own.by)
+    return Peak(world.sums({"peak": own.flops_per_s})["peak"], own.by)
 
 
 def _facts(
@@ -214,7 +215,7 @@ def _facts(
         "device": describe(device),
         "precision": config.compute.precision,
         "world_size": world.size,
-        "global_batch": {k: v * config.batch.accumulate for k, v in _batch_limits(config).items()},
+        "global_batch": _global_batch(config),
         "flops_counted_by": cost.counted_by,
         "flops_deviation": cost.error,
         "flops_elementwise_share": cost.elementwise_share,
@@ -227,8 +228,14 @@ def _facts(
     }
 
 
-def _batch_limits(config: TrainConfig) -> dict[str, int]:
-    return {k: v for k, v in config.batch.plain().items() if k != "accumulate"}
+def _global_batch(config: TrainConfig) -> dict[str, int]:
+    """Limits on all batches of a step together."""
+    limits = {k: v for k, v in config.batch.plain().items() if k != "accumulate"}
+    return {name: limit * config.batch.accumulate for name, limit in limits.items()}
+
+
+def _told(limits: Mapping[str, int]) -> str:
+    return " or ".join(f"up to {limit} {name}" for name, limit in limits.items())
 
 
 def _origin(architecture: Architecture) -> tuple[str | None, str | None]:

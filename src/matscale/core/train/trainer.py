@@ -87,7 +87,7 @@ class Trainer:
             "stop": float(stop.asked()),
             "seconds": self.world.of_main(self._elapsed()),
         }
-        return self.world.sums({**own, **{f"labelled {k}": v for k, v in group.labelled.items()}}, self.device)
+        return self.world.sums({**own, **{f"labelled {k}": v for k, v in group.labelled.items()}})
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began
@@ -226,7 +226,7 @@ class Trainer:
         mine = self.setup.validation_loader().epoch(0, self.world.rank, self.world.size)
         batches = (batch.to(self.device) for batch in mine)
         result = tally(counted, batches, self.objective).over(self.world, self.device)
-        self.state.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
+        self.state.validation_flops += self.world.sums({"flops": spent[0]})["flops"]
         return result.values()
 
     def _place(self, split: str) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.progress.text import pretrained
 from matscale.cli.text import errors_table
-from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
+from matscale.cli.types import ArchitectureName, DeviceCount, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
+from matscale.core.runs.files import CONFIG
 from matscale.core.train.options import configuration, free_folder, given
+
+if TYPE_CHECKING:
+    from matscale.core.model.architecture import Architecture
+    from matscale.core.runs.config import TrainConfig
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +89,17 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--track", multiple=True, type=TrackerName, help="Send the metrics to a tracker, too: tensorboard, wandb, trackio."
 )
+@click.option(
+    "--devices",
+    type=DeviceCount(),
+    help="Processes of this machine that share each step, one per GPU: 4, or auto (all GPUs).  [default: 1]",
+)
+@click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=0,
+    help="With --devices: how often to start again after a process died.  [default: 0]",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
@@ -96,6 +112,8 @@ def train(
     output: Path | None,
     resume: bool,
     track: tuple[str, ...],
+    devices: int | str | None,
+    restarts: int,
     quiet: bool,
     no_baselines: bool,
     dry_run: bool,
@@ -106,18 +124,55 @@ def train(
     Later sources override earlier ones: defaults, --config, options, --set. The run folder has configuration, metrics
     and checkpoints. On Ctrl-C, the run saves and stops; --resume -o FOLDER continues it.
     """
-    resumed = output if resume else None
-    options["track"] = list(track) or None
-    config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
-    if resume and output is None:
-        raise ConfigError("--resume needs the folder of the run: give it with -o FOLDER.")
-    if dry_run:
-        from matscale.core.config import to_toml  # start-up: pydantic
+    from matscale.core.train.launch import is_restarted, reported  # start-up: pydantic
 
-        click.echo(to_toml(config.plain()), nl=False)
-        return
+    options["track"] = list(track) or None
+    with reported():
+        resume = resume or (output is not None and is_restarted() and (output / CONFIG).exists())
+        resumed = output if resume else None
+        config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
+        if resume and output is None:
+            raise ConfigError("--resume needs the folder of the run: give it with -o FOLDER.")
+        if dry_run:
+            from matscale.core.config import to_toml  # start-up: pydantic
+
+            click.echo(to_toml(config.plain()), nl=False)
+        elif devices is None and restarts:
+            raise ConfigError("--restarts is for the processes that --devices starts: give both, or neither.")
+        elif devices is not None and (n := _processes(devices, config)) + restarts > 1:
+            _launch(n, restarts, config, output or free_folder(config), resume, quiet, no_baselines)
+        else:
+            _train(config, architecture, output, resume, quiet, no_baselines)
+
+
+def _processes(devices: int | str, config: TrainConfig) -> int:
+    from matscale.core.train.launch import n_processes  # start-up: pydantic
+
+    return n_processes(None if devices == "auto" else int(devices), config.compute)
+
+
+def _launch(
+    n: int, restarts: int, config: TrainConfig, folder: Path, resume: bool, quiet: bool, no_baselines: bool
+) -> None:
+    """Train in `n` processes, and end with their exit code."""
+    from matscale.core.train.launch import launch  # start-up: pydantic
+
+    flags = {"--resume": resume, "--quiet": quiet, "--no-baselines": no_baselines}
+    code = launch(n, restarts, config, folder, [flag for flag, wanted in flags.items() if wanted])
+    click.get_current_context().exit(code)
+
+
+def _train(
+    config: TrainConfig,
+    architecture: Architecture,
+    output: Path | None,
+    resume: bool,
+    quiet: bool,
+    no_baselines: bool,
+) -> None:
+    """Train in this process, and print the results on the main one."""
     from matscale.core.train.distributed import World  # start-up: torch
-    from matscale.core.train.session import train as start
+    from matscale.core.train.session import train as start  # start-up: torch
 
     world = World.from_environment()
     if world.size > 1 and output is None:

@@ -31,6 +31,19 @@ class ParameterCount(ParamType):
             self.fail(str(error), param, ctx)
 
 
+class DeviceCount(ParamType):
+    """Number of devices: `4`, or `auto` for all."""
+
+    name = "N|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or (isinstance(value, int) and value > 0):
+            return value
+        if not (isinstance(value, str) and value.isdecimal() and int(value) > 0):
+            self.fail(f"{value!r} is not a number of devices. Write for example 4, or auto for all GPUs.", param, ctx)
+        return int(value)
+
+
 class Amount(ParamType):
     """Type of positive amounts of FLOPs, structures and the like: `1e18`, `50P`, `30k`."""
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_set_here: list[str] = []
+"""Environment variables that `prepare` has set."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -30,6 +32,17 @@ def prepare() -> None:
         os.environ["GOMP_SPINCOUNT"] = "2000"  # GNU's OpenMP alone; about 100 a microsecond
     if not any(name in os.environ for name in _COUNTS) and usable_cores() < _allowed():
         os.environ["OMP_NUM_THREADS"] = str(usable_cores())
+        _set_here.append("OMP_NUM_THREADS")
+
+
+def shared_among(n_processes: int) -> dict[str, str]:
+    """Environment variables with which processes share the cores; empty if the user has set a number of threads.
+
+    With one process, its threads stay as they are.
+    """
+    if n_processes == 1 or any(name in os.environ and name not in _set_here for name in _COUNTS):
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // n_processes))}
 
 
 def usable_cores() -> int:

@@ -169,8 +169,8 @@ def test_when_a_process_is_lost_the_others_say_so_and_end(data: Path, tmp_path: 
 def test_one_process_takes_the_batches_of_the_loader_as_they_are(data: Path) -> None:
     setup = tiny.prepared(data)
     loader, objective = setup.training_loader(), setup.objective()
-    feed = Accumulation(loader, 3, torch.device("cpu"), objective)
-    for group, first in zip(feed.groups(0, 0), range(0, loader.n_batches(0), 3)):
+    accumulation = Accumulation(loader, 3, torch.device("cpu"), objective)
+    for group, first in zip(accumulation.groups(0, 0), range(0, loader.n_batches(0), 3)):
         wanted = [loader.batch(0, k) for k in range(first, min(first + 3, loader.n_batches(0)))]
         assert group.n_batches == len(wanted)
         for batch, own in zip(group.batches, wanted, strict=True):
@@ -181,8 +181,8 @@ def test_one_process_takes_the_batches_of_the_loader_as_they_are(data: Path) -> 
 def test_a_step_with_fewer_structures_than_processes_leaves_some_without_any(data: Path) -> None:
     setup = tiny.prepared(data, "batch.structures=5")  # of 32 structures, the last batch has two
     loader, objective = setup.training_loader(), setup.objective()
-    feeds = [Accumulation(loader, 1, torch.device("cpu"), objective, World(rank, 4)) for rank in range(4)]
-    last = [next(feed.groups(0, loader.n_batches(0) - 1)) for feed in feeds]
+    accumulations = [Accumulation(loader, 1, torch.device("cpu"), objective, World(rank, 4)) for rank in range(4)]
+    last = [next(accumulation.groups(0, loader.n_batches(0) - 1)) for accumulation in accumulations]
     assert [sum(shape.n_structures for shape in group.shapes) for group in last] == [1, 1, 0, 0]
     assert [group.n_batches for group in last] == [1] * 4
     assert sum(group.labelled["energy"] for group in last) == 2

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from curves import Case, curve, on_processes
 
+from curves import Case, curve, on_processes
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.train.distributed import World
 
@@ -78,3 +78,21 @@ def test_parameters_that_no_process_uses_are_left_to_themselves(
 ) -> None:
     assert many[name]["without"] == one[name]["without"]
     assert ("model.idle" in one[name]["without"]) == (name == "rarely used")
+
+
+@pytest.mark.long
+def test_compiled_and_recomputed_models_have_the_losses_of_one_process(data: Path, tmp_path: Path) -> None:
+    recomputed = (SCHNET, "batch.structures=7", "compute.checkpoint_activations=true")
+    cases = [
+        Case(str(data), ("batch={structures=4, accumulate=3}",), "columns", 6, backend="aot_eager"),
+        Case(str(data), recomputed, "schnet", 6),
+    ]
+    for case, found in zip(cases, on_processes(2, cases, tmp_path)):
+        np.testing.assert_allclose(found["loss"], curve(case, World())["loss"], rtol=1e-10)
+
+
+@pytest.mark.long
+def test_in_single_precision_losses_differ_by_rounding(data: Path, tmp_path: Path) -> None:
+    cases = [Case(str(data), ("batch.structures=7", "compute.precision=fp32"), name) for name in ("springs", "columns")]
+    for case, found in zip(cases, on_processes(2, cases, tmp_path)):
+        np.testing.assert_allclose(found["loss"], curve(case, World())["loss"], rtol=1e-5)

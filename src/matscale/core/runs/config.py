@@ -168,10 +168,10 @@ def _held_at_once(accumulate: int) -> int:
 
 
 class BatchConfig(Config):
-    """Size of a batch. A step takes `accumulate` batches, whatever the number of processes, which share them."""
+    """Size of a batch. A step takes `accumulate` batches, whatever the number of processes, which divide them."""
 
     structures: Positive | None = None
-    """Largest number of structures in a batch, and on a device at once; 16 if no limit is given."""
+    """Largest number of structures in a batch; 16 if neither atoms nor edges are limited."""
     atoms: Positive | None = None
     """Largest number of atoms in a batch."""
     edges: Positive | None = None

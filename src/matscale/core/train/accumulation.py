@@ -54,7 +54,8 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
 class Accumulation:
     """Batches of training, in groups of `accumulate` batches for one optimizer step each.
 
-    A group never spans two epochs; the last group of an epoch may be smaller. One process takes the batches as they are. Several divide their structures: see `Loader.shared`.
+    A group never spans two epochs; the last group of an epoch may be smaller. One process takes the
+    batches as they are. Several processes divide their structures: see `Loader.shared`.
     """
 
     def __init__(

@@ -17,14 +17,14 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(config: ComputeConfig, world: World) -> torch.device:
-    """Choose the device of this process.
+    """Choose the device of this process; `auto` chooses a GPU, or the CPU if there is no GPU.
 
-    `auto` chooses the GPU whose number is the local rank of the process, or the CPU if there is no GPU.
-
-    Raises ConfigError for an unknown device, or a GPU that torch does not find.
+    With several processes, each uses the GPU whose number is its local rank, or the only GPU that it sees (Slurm can
+    show each task its own). Raises ConfigError for an unknown device, a GPU that torch does not find, and one GPU
+    for several processes.
     """
     if config.device == "auto":
-        return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", _own_gpu(world)) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(config.device)
     except RuntimeError:
@@ -36,11 +36,28 @@ def device_of(config: ComputeConfig, world: World) -> torch.device:
             f"compute.device = {config.device!r}: torch sees {torch.cuda.device_count()} GPUs here. "
             "Use --device cpu, or install a torch that was built for your GPU."
         )
+    if device.type == "cuda" and world.size > 1:
+        if device.index is not None and torch.cuda.device_count() > 1:
+            raise ConfigError(
+                f"compute.device = {config.device!r}: all {world.size} processes would use this GPU. Use "
+                "--device cuda, which gives each process its own."
+            )
+        return torch.device("cuda", _own_gpu(world))
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(
             f"compute.device = {config.device!r}: expected auto, cpu, cuda, or a numbered GPU such as cuda:1."
         )
     return device
+
+
+def _own_gpu(world: World) -> int:
+    n = torch.cuda.device_count()
+    if n > 1 and world.local_rank >= n:
+        raise ConfigError(
+            f"Process {world.local_rank} of this machine (counted from 0) has no GPU: torch sees {n}. Start one "
+            "process per GPU, or use --device cpu."
+        )
+    return 0 if n == 1 else world.local_rank
 
 
 def describe(device: torch.device) -> str:
@@ -63,7 +80,7 @@ def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScal
 
 @contextmanager
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
-    """Context that sets torch's number of threads and its use of TF32 for the run, and restores both at its end.
+    """Context that sets torch's GPU, number of threads and use of TF32 for the run, and restores the last two.
 
     The state of torch's random generators is restored, too. On a CPU, the process keeps freed memory for reuse within
     the context (`matscale.core.heap`).
@@ -71,6 +88,8 @@ def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # otherwise, what names no device would open a context on the first GPU
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     try:
         heap = kept_heap() if device.type == "cpu" else nullcontext()

@@ -38,13 +38,14 @@ _LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection (closed|reset
 """Errors of a backward pass that come from the sum over processes."""
 
 
-def _summed(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _summed(bucket: Any) -> torch.futures.Future[Tensor]:
     """Sum a bucket of gradients over processes; DistributedDataParallel would take the mean.
 
     Each process has divided its part by the counts of the whole step.
     """
     work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
 
 
 class World:
@@ -87,12 +88,12 @@ class World:
         Within the context, an error of torch.distributed (a process that ended, or did not answer for `timeout`
         seconds) becomes PeerLost. Raises ConfigError if the environment does not say where the processes meet.
         """
+        self.timeout = timeout
         if self.size == 1 or dist.is_initialized():
             yield
             return
         if self.meeting == "env://":
             _check_meeting_place(self.size)
-        self.timeout = timeout
         # Without its device, each process would open a context on the first GPU, too.
         backend, own = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
         limit = timedelta(seconds=timeout)
@@ -102,8 +103,8 @@ class World:
             )
         try:
             with warnings.catch_warnings():
-                # Whether a step uses all parameters depends on its labels, which differ between processes.
-                warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+                # Of matrices with one row, which are stored alike either way.
+                warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
                 yield
         finally:
             dist.destroy_process_group()
@@ -145,11 +146,8 @@ class World:
         if self.size == 1:
             return module
         with self._answered():
-            for buffer in module.buffers():
-                dist.broadcast(buffer.data, 0)
-            replica = DistributedDataParallel(
-                module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-            )
+            replica = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
+        replica.broadcast_buffers = False  # buffers are equal from the start, and constant
         replica.register_comm_hook(None, lambda _, bucket: _summed(bucket))  # it checks annotations
         return replica
 

@@ -35,7 +35,10 @@ class PartialObjective(nn.Module):
         super().__init__()
         self.potential, self.objective, self.predict = potential, objective, predict
         example = next(potential.parameters())
-        self.anchor = nn.Parameter(torch.zeros((), dtype=example.dtype, device=example.device)) if anchored else None
+        zero = torch.zeros((), dtype=example.dtype, device=example.device)
+        self.anchor = nn.Parameter(zero) if anchored else None
+        # Nothing uses it: DistributedDataParallel warns once if it looks for unused parameters and finds none.
+        self.unused = nn.Parameter(zero.clone()) if anchored else None
 
     def forward(self, batch: AtomicBatch | None, counts: Mapping[str, float]) -> tuple[Tensor | None, Outputs | None]:
         """Compute the objective of a micro-batch, divided by the `counts` of the whole step, and detached predictions.

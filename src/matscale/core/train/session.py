@@ -130,7 +130,8 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
     """Prepare a run, start or resume it, and train."""
     run, world, progress = recorder.run, recorder.world, recorder.progress
     setup = prepare(run.config, architecture, progress)
-    world.check_same("data", setup.identity())
+    if world.size > 1:
+        world.check_same("data", setup.identity())
     origin = Origin.of(run)
     setup = origin.continued(setup)
     objective = setup.objective()

@@ -7,6 +7,7 @@ several processes give the gradient of one large batch.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from typing import Any
@@ -138,8 +139,12 @@ class Trainer:
         After too many such steps, save the run as it was before the step and raise NonFiniteLossError.
         """
         self.learner.leave_out()
-        rows = [row for outputs, batch in gradient.seen for row in suspects(outputs, batch)]
-        everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
+        own = {
+            "suspects": [row for outputs, batch in gradient.seen for row in suspects(outputs, batch)],
+            "all": [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()],
+        }
+        of_processes = [json.loads(text) for text in self.world.gathered(json.dumps(own))]
+        rows, everyone = ([row for one in of_processes for row in one[key]] for key in own)
         told = (
             f"Step {self.state.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
             f"{gradient.norm:g}; the weights were not updated. Structures "

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from forks import FORKS
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.hosting.host import host
@@ -35,6 +35,8 @@ class Case:
     steps: int = 20
     unused: bool = False
     """Whether the model has a parameter that one structure uses, and one that none does."""
+    backend: str = ""
+    """Backend of torch.compile; the model is not compiled if empty."""
 
 
 class Shifted(nn.Module):
@@ -59,10 +61,12 @@ def curve(case: Case, world: World) -> dict[str, list[float]]:
     potential = setup.potential()
     if case.unused:
         potential.model = Shifted(potential.model)
+    if case.backend:
+        potential.model.compile(dynamic=True, backend=case.backend)
     learner = Learner(potential, setup.config, setup.objective(), CPU, world)
-    feed = Accumulation(setup.training_loader(), config.batch.accumulate, CPU, learner.objective, world)
+    accumulation = Accumulation(setup.training_loader(), config.batch.accumulate, CPU, learner.objective, world)
     losses, norms = [], []
-    for step, group in zip(range(1, case.steps + 1), feed.groups(0, 0)):
+    for step, group in zip(range(1, case.steps + 1), accumulation.groups(0, 0)):
         gradient = learner.gradient(group.batches, world.sums(group.labelled))
         learner.update(gradient, 1e-2, step)
         losses.append(gradient.objective)

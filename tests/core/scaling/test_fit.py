@@ -426,7 +426,7 @@ def test_a_budget_whose_optimum_is_at_the_edge_is_dropped_and_said(rng: Rng) -> 
 
 def test_runs_without_common_budgets_are_no_isoflop_sets(rng: Rng) -> None:
     rows = [{**row, "c": float(row["n"]) * 50} for row in ladder(rng)]  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="No compute budget has runs of 4 sizes"):
+    with pytest.raises(DataError, match="No compute budget has runs of 4 or more sizes"):
         matscale.fit(rows, "isoflop")
 
 

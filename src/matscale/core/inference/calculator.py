@@ -19,9 +19,9 @@ from matscale.core.model.potential import Potential
 class PotentialCalculator(Calculator):
     """ASE calculator of energy [eV] (= free_energy), forces [eV/Å] and stress [eV/Å³, Voigt xx yy zz yz xz xy].
 
-    Neighbours are searched for every geometry. If the stress is requested, but the model predicts no stress, or the
-    structure has no volume (three lattice vectors and a periodic axis), ASE's PropertyNotImplementedError is raised. An
-    element that was not in the training data raises DataError; a prediction that is not finite raises
+    Neighbours are searched for every geometry. ASE's PropertyNotImplementedError is raised if the stress is requested,
+    but the model predicts no stress, or the structure has no volume. A volume needs three lattice vectors and a
+    periodic axis. An element that was not in the training data raises DataError; a prediction that is not finite raises
     NonFinitePrediction.
     """
 

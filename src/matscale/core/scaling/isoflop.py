@@ -58,8 +58,8 @@ def optima(table: Table) -> list[BudgetOptimum]:
             found.append(_optimum(float(np.exp(np.log(at["c"]).mean())), n, loss))
     if not found:
         raise DataError(
-            f"No compute budget has runs of {LEAST} sizes (runs within 10 % of one c share a budget). Sweep a grid of "
-            "budgets and sizes, or use --law frontier."
+            f"No compute budget has runs of {LEAST} or more sizes (runs whose compute c agrees within 10 % share a "
+            "budget). Sweep a grid of budgets and sizes, or use --law frontier."
         )
     return found
 

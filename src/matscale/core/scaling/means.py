@@ -77,7 +77,7 @@ class Means:
 
     @cached_property
     def has_runs(self) -> bool:
-        """Whether each point is a mean over runs of one size; false for best sizes of compute budgets."""
+        """Whether each point is a mean over runs of one size; false if points are the best model sizes of budgets."""
         found = np.bincount(self.size, minlength=len(self)) if len(self.size) else np.zeros(1)
         return len(self.size) == len(self.table) and len(found) == len(self) and bool(found.min() > 0)
 

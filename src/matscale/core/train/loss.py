@@ -67,7 +67,7 @@ class Objective(Protocol):
 
 
 class LabelObjective:
-    """Loss on labels that the configuration describes, given by a sum and a count for each term."""
+    """Loss on labels, with the terms that the configuration sets. Each term is computed as a sum and a count."""
 
     def __init__(self, config: LossConfig, lookup: Callable[[str], Loss]) -> None:
         """Set up the terms. `lookup` returns a loss function by its name (`Host.loss`) and raises for unknown names."""

@@ -39,7 +39,7 @@ def matches(path: Path) -> bool:
 
 
 class _Stream:
-    """Open file, and the number of the structure that is read next."""
+    """A file that is open for reading, with the number of the structure that is read next."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0

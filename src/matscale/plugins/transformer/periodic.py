@@ -9,14 +9,14 @@
         x_i += W Σ_j A_ij v_j  +  Σ_{c = x, y, z} W_c Σ_j A_ij (w_h·u_ij)_c v_j
     energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
 
-The inputs from the geometry are vectors to images within the cutoff, which do not depend on the choice of the cell: the
-model claims `periodic`, besides permutation and translation. A bias by distances has no directions, and forces could
-only be zero on average; hence the second sum. This sum is not equivariant: x, y and z are separate channels, and the
-model must learn rotations from data, so training rotates structures unless this is switched off. Lattice sums
-are smooth when images enter or leave. The nearest distance has a kink where another image becomes the nearest one:
-predicted forces are continuous there, but their slopes are not. Attention to atoms without an image within the cutoff
-depends only on their element. The softmax over a supercell differs from that over its cell, so that the model does not
-claim an extensive energy.
+The inputs from the geometry are vectors to images within the cutoff, which do not depend on the choice of the cell:
+the model claims `periodic`, besides permutation and translation. Distances carry no direction: with the bias alone,
+the best prediction of a force would be its mean over all orientations, which is zero; hence the second sum. This sum
+is not equivariant: x, y and z are separate channels, and the model must learn rotations from data, so training
+rotates structures unless this is switched off. Lattice sums are smooth when images enter or leave. The nearest
+distance has a kink where another image becomes the nearest one: predicted forces are continuous there, but their
+slopes are not. Attention to atoms without an image within the cutoff depends only on their element. The softmax over
+a supercell differs from that over its cell, so that the model does not claim an extensive energy.
 
 The attention bias by lattice sums follows Crystalformer, arXiv:2403.11686, which sums the attention weights of images;
 here their logits are summed.

@@ -186,10 +186,10 @@ def _check_enough(means: Mapping[str, Means]) -> None:
         raise DataError(f"{next(iter(few))}: {next(iter(few.values()))} To compare the others, name them with --arch.")
     if few:
         left = len(means) - len(few)
-        others = f"the {left} others" if left > 1 else "architectures with more"
+        others = f"the {left} others, name them with --arch" if left > 1 else "them, train more sizes"
         raise DataError(
-            f"{len(few)} architectures ({listed(list(few))}) have fewer than three sizes, and a law needs at least 4 "
-            f"over a decade. To compare {others}, name them with --arch; matscale fit --law mixed takes all together."
+            f"{len(few)} architectures ({listed(list(few))}) have fewer than 3 sizes, too few to compare. To compare "
+            f"{others}; matscale fit --law mixed takes all architectures together."
         )
 
 

@@ -243,7 +243,7 @@ def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) ->
     for axis in (axis for axis in AXES if axis in names):
         missing = [row for row in rows if row[axis] is None and row["loss"] is not None]
         if 0 < len(missing) < len(rows):
-            more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
+            more = f", and neither do {len(missing) - 1} more rows" if len(missing) > 1 else ""
             raise DataError(
                 f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows have one. "
                 f"Fill it in, or choose the rows that have it: --where '{names[axis]}=*'."

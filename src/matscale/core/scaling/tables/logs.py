@@ -279,7 +279,7 @@ def _has_one_size(rows: Sequence[Row], values: Sequence[Any]) -> bool:
 
 
 def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
-    """Note that each row is taken as a separate run, if an amount such as `tokens` rises along the rows of a size.
+    """Notes for the user that each row is taken as a separate run, if an amount such as `tokens` rises along the rows.
 
     Raises DataError if the amount rises evenly, as in a log; in a grid of runs it rarely does.
     """

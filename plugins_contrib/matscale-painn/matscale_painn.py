@@ -63,6 +63,8 @@ class PainnConfig(ArchitectureConfig):
 
     width: int = Field(default=128, ge=1)
     """Channels F of the scalars and of the vectors of an atom; the dial of the size ladder."""
+    hidden: int | None = Field(default=None, ge=1)
+    """Hidden channels of φ and of a; by default `width`. The fine dial of the size ladder."""
     n_layers: int = Field(default=3, ge=1)
     """Number of blocks, each with a message and an update."""
     n_radial: int = Field(default=20, ge=1)
@@ -109,7 +111,7 @@ class Message(nn.Module):
     def __init__(self, config: PainnConfig) -> None:
         super().__init__()
         width = config.width
-        self.phi = mlp(width, width, 3 * width)
+        self.phi = mlp(width, config.hidden or width, 3 * width)
         self.filter = nn.Linear(config.n_radial, 3 * width)
 
     def forward(self, s: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,7 @@ class Update(nn.Module):
         super().__init__()
         width = config.width
         self.mix = nn.Linear(width, 2 * width, bias=False)  # U and V
-        self.a = mlp(2 * width, width, 3 * width)
+        self.a = mlp(2 * width, config.hidden or width, 3 * width)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Update `s` [n_atoms, F] and `v` [n_atoms, 3, F] -> the same shapes"""
@@ -261,12 +263,16 @@ def build(config: PainnConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> PainnConfig:
-    """Size ladder: three layers; the width is the dial, and in small models the number of radial functions, too."""
+    """Size ladder: three layers; the width is the dial, and in small models the number of hidden channels, too.
+
+    These MLPs act on atoms, filters on the many more edges: with more radial functions instead, a small model could
+    cost more FLOPs than the next one.
+    """
     return closest(
         n_params,
         lambda dial: PainnConfig(width=graded(dial)),
         build,
-        fine=lambda config, n_radial: PainnConfig(width=config.width, n_radial=n_radial),
+        fine=lambda config, hidden: PainnConfig(width=config.width, hidden=hidden),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from matscale_painn import Painn, PainnConfig, build, ladder, register_architectures
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from matscale.plugin import DatasetInfo, Potential, Structure, collate, count_parameters, model_outputs
 from matscale.testing import (
@@ -66,6 +67,20 @@ def test_every_rung_from_3k_to_300M_is_within_five_percent_of_what_was_asked():
     found = np.array([n_parameters(ladder(int(n)))["total"] for n in wanted])
     assert np.abs(found / wanted - 1).max() < 0.05
     assert (np.diff(found) > 0).all()
+
+
+def step_flops(config: PainnConfig) -> int:
+    potential = Potential.of(ARCHITECTURE, config, DatasetInfo.any(), seed=0).double().train()
+    with FlopCounterMode(display=False) as counter:
+        outputs = potential(collate([crystal()], ARCHITECTURE.graph(config), torch.float64))
+        (outputs.energy.sum() + outputs.forces.square().sum()).backward()
+    return counter.get_total_flops()
+
+
+def test_flops_of_a_step_rise_with_every_rung_from_1k_to_300k():
+    configs = [ladder(round(n)) for n in np.geomspace(1_000, 300_000, 12)]
+    assert (np.diff([step_flops(config) for config in configs]) > 0).all()
+    assert {config.n_radial for config in configs} == {20}
 
 
 def test_parameters_beside_the_embedding_are_as_many_as_in_schnetpack():

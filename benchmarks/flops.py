@@ -21,9 +21,9 @@ from matscale.core.flops import cost_of, peak_of
 from matscale.core.hosting.host import get, host
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.accumulation import Accumulation, Group
-from matscale.core.train.distributed import World
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LabelObjective
+from matscale.core.train.processes.world import World
 from matscale.core.train.session import cost_of_setup, probes_of_setup
 from matscale.core.train.setup import prepare, resolved
 

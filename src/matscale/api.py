@@ -87,7 +87,7 @@ def train(
     if the loss becomes NaN or infinite. Ctrl-C saves the run and raises StoppedEarly; `resume=True` continues the run.
     """
     from matscale.cli.progress.reporter import reporter  # start-up: torch
-    from matscale.core.train.distributed import World
+    from matscale.core.train.processes.world import World
     from matscale.core.train.session import train as start_training
 
     if resume and output is None:

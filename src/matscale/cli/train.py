@@ -124,7 +124,7 @@ def train(
     Later sources override earlier ones: defaults, --config, options, --set. The run folder has configuration, metrics
     and checkpoints. On Ctrl-C, the run saves and stops; --resume -o FOLDER continues it.
     """
-    from matscale.core.train.launch import is_restarted, reported  # start-up: pydantic
+    from matscale.core.train.processes.launch import is_restarted, reported  # start-up: pydantic
 
     options["track"] = list(track) or None
     with reported():
@@ -146,7 +146,7 @@ def train(
 
 
 def _processes(devices: int | str, config: TrainConfig) -> int:
-    from matscale.core.train.launch import n_processes  # start-up: pydantic
+    from matscale.core.train.processes.launch import n_processes  # start-up: pydantic
 
     return n_processes(None if devices == "auto" else int(devices), config.compute)
 
@@ -155,7 +155,7 @@ def _launch(
     n: int, restarts: int, config: TrainConfig, folder: Path, resume: bool, quiet: bool, no_baselines: bool
 ) -> None:
     """Train in `n` processes, and end with their exit code."""
-    from matscale.core.train.launch import launch  # start-up: pydantic
+    from matscale.core.train.processes.launch import launch  # start-up: pydantic
 
     flags = {"--resume": resume, "--quiet": quiet, "--no-baselines": no_baselines}
     code = launch(n, restarts, config, folder, [flag for flag, wanted in flags.items() if wanted])
@@ -171,7 +171,7 @@ def _train(
     no_baselines: bool,
 ) -> None:
     """Train in this process, and print the results on the main one."""
-    from matscale.core.train.distributed import World  # start-up: torch
+    from matscale.core.train.processes.world import World  # start-up: torch
     from matscale.core.train.session import train as start  # start-up: torch
 
     world = World.from_environment()

@@ -11,8 +11,8 @@ from matscale.core.errors import ConfigError
 from matscale.core.runs.config import ComputeConfig
 from matscale.core.threads import shared_among
 from matscale.core.train.compute import configured, device_of
-from matscale.core.train.distributed import World
-from matscale.core.train.launch import n_processes
+from matscale.core.train.processes.launch import n_processes
+from matscale.core.train.processes.world import World
 
 VARIABLES = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
 SLURM = ["PROCID", "STEP_NUM_TASKS", "LOCALID", "STEP_NUM_NODES", "STEP_NODELIST", "LAUNCH_NODE_IPADDR", "STEP_ID"]

@@ -18,7 +18,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
 from matscale.core.train.accumulation import Accumulation
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 from matscale.core.train.session import train
 
 CHANGES = ["architecture.config.dropout=0", "budget.steps=9", "log_every=1", "evaluation.every=4"]

@@ -14,7 +14,7 @@ import pytest
 
 from matscale.core.errors import ConfigError, DataError, PeerLost, StoppedEarly
 from matscale.core.runs.record import Run
-from matscale.core.train import launch
+from matscale.core.train.processes import launch
 from matscale.core.train.stop import Interrupted
 
 

@@ -16,7 +16,7 @@ from matscale.core.hosting.observers import Observers
 from matscale.core.progress import Reporter
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 from matscale.core.train.recorder import Recorder
 
 NOTHING = References(np.zeros(119), (), 0, 0.0, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from curves import Case, curve, on_processes
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 
 SCHNET = "architecture.config={hidden=8, filters=8, n_layers=1, n_radial=8, cutoff=4.0}"
 

@@ -22,10 +22,10 @@ from matscale.core.model.architecture import DatasetInfo
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import LossConfig, TrainConfig
 from matscale.core.runs.record import Run
-from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import evaluate
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LabelObjective
+from matscale.core.train.processes.world import World
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 from matscale.plugins.losses import register_losses

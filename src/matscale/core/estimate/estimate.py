@@ -24,7 +24,7 @@ from matscale.core.model.architecture import Architecture, count_parameters
 from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.config import BudgetConfig, TrainConfig
 from matscale.core.train.compute import configured, describe, device_of
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 from matscale.core.train.session import cost_of_setup
 from matscale.core.train.setup import Setup, prepare, resolved
 

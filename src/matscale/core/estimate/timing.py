@@ -15,10 +15,10 @@ from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint
 from matscale.core.train.accumulation import Accumulation, Group
 from matscale.core.train.compute import configured
-from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import Objective
+from matscale.core.train.processes.world import World
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2

@@ -17,7 +17,7 @@ from matscale.core.runs.config import ComputeConfig
 from matscale.core.runs.record import Run
 from matscale.core.runs.trained_potential import restored
 from matscale.core.train.compute import device_of
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 
 if TYPE_CHECKING:
     from matscale.core.inference.calculator import PotentialCalculator

@@ -14,7 +14,7 @@ from matscale.core.study.estimates import EstimatedRun, Estimator
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import StudyPlan
 from matscale.core.train.compute import device_of
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 
 if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.loader import Loader
 from matscale.core.errors import ConfigError
-from matscale.core.train.distributed import World
 from matscale.core.train.loss import Objective
+from matscale.core.train.processes.world import World
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from matscale.core.errors import ConfigError
 from matscale.core.heap import kept_heap
 from matscale.core.runs.config import ComputeConfig
-from matscale.core.train.distributed import World
+from matscale.core.train.processes.world import World
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

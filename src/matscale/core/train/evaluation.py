@@ -11,9 +11,9 @@ from torch import nn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import LossConfig
-from matscale.core.train.distributed import World
 from matscale.core.train.loss import LabelObjective, Objective
 from matscale.core.train.metrics import Metrics, Sums
+from matscale.core.train.processes.world import World
 
 Predictor = Callable[[AtomicBatch], Outputs]
 

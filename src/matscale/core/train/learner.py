@@ -20,10 +20,10 @@ from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
-from matscale.core.train.distributed import World
 from matscale.core.train.loss import Objective
 from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
-from matscale.core.train.partial_objective import PartialObjective
+from matscale.core.train.processes.partial_objective import PartialObjective
+from matscale.core.train.processes.world import World
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import GEOMETRIES, Run
-from matscale.core.train.distributed import World, on_main
+from matscale.core.train.processes.world import World, on_main
 from matscale.core.train.setup import Setup
 from matscale.core.train.state import TrainingState
 from matscale.core.train.stop import Interrupted

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from matscale.core.train.distributed import World
 from matscale.core.train.learner import Gradient
 from matscale.core.train.metrics import Sums
+from matscale.core.train.processes.world import World
 
 
 @dataclass

@@ -22,10 +22,10 @@ from matscale.core.progress import Reporter
 from matscale.core.runs.config import TrainConfig, flat
 from matscale.core.runs.record import Run
 from matscale.core.train.compute import configured, describe, device_of
-from matscale.core.train.distributed import World
 from matscale.core.train.learner import Learner
 from matscale.core.train.origin.origin import Origin
 from matscale.core.train.origin.resume import reopened
+from matscale.core.train.processes.world import World
 from matscale.core.train.recorder import Recorder, now
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.stop import Interrupted, StopRequest

@@ -11,10 +11,10 @@ import torch
 from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
-from matscale.core.train.distributed import World
 from matscale.core.train.origin.branch import Branch
 from matscale.core.train.origin.resume import Say, check_same_data, latest
 from matscale.core.train.origin.source import Source, prepare_model
+from matscale.core.train.processes.world import World
 from matscale.core.train.setup import Setup
 
 

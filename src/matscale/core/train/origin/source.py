@@ -27,8 +27,8 @@ from matscale.core.model.potential import Potential, Scales
 from matscale.core.runs.config import StartConfig
 from matscale.core.runs.record import Run
 from matscale.core.runs.trained_potential import resolve_step, restored
-from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
+from matscale.core.train.processes.world import World
 from matscale.core.train.setup import Setup
 
 SAMPLE = 4096

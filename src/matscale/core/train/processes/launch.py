@@ -39,7 +39,7 @@ def n_processes(devices: int | None, config: ComputeConfig) -> int:
     """
     import torch  # start-up: torch
 
-    from matscale.core.train.distributed import World  # start-up: torch
+    from matscale.core.train.processes.world import World  # start-up: torch
 
     if (size := World.from_environment().size) > 1:
         raise ConfigError(

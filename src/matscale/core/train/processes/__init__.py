@@ -1,0 +1,1 @@
+"""Several processes that train one run: how they are started, meet, and sum their gradients."""

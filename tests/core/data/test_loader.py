@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+import tiny
 from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Augmentation, BatchBudget, Loader
 from matscale.core.data.neighbors import collate
+from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
 
@@ -149,6 +151,17 @@ def test_processes_share_the_structures_of_a_step_within_the_budget(dataset, n_p
             assert all(divided) or len(everything) < n_processes
             trained += everything
         assert sorted(trained) == list(range(100))
+
+
+def test_a_step_is_divided_by_one_measure_though_a_cache_appears(tmp_path):
+    packed = tiny.make_dataset(tmp_path / "data")
+    loader = Loader(packed, np.arange(len(packed)), Graph.radius(4.0), BatchBudget(structures=4))
+    before = loader.shared(0, range(1), 2)
+    assert not loader.is_balanced_by_edges
+    build_cache(packed, Graph.radius(4.0))  # by another process
+    after = loader.shared(0, range(1), 2)
+    assert [[r.tolist() for r in share] for share in before] == [[r.tolist() for r in share] for share in after]
+    assert not loader.is_balanced_by_edges
 
 
 def test_batches_of_an_epoch_can_be_taken_in_strides(dataset):

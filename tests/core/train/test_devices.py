@@ -34,6 +34,19 @@ def visible(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
+    ("variables", "local_rank"),
+    [({}, 0), ({"OMPI_COMM_WORLD_SIZE": "4"}, 0), ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "2"}, 2)],
+)
+def test_processes_that_use_a_model_are_no_copies_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], local_rank: int
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    world = World.of_inference()
+    assert (world.size, world.local_rank) == (1, local_rank)
+
+
+@pytest.mark.parametrize(
     ("world", "gpus", "option", "device"),
     [
         (World(), 0, "auto", "cpu"),

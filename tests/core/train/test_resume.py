@@ -23,6 +23,7 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import TIMINGS, Run
 from matscale.core.train.session import train
+from matscale.core.train.stop import StopRequest
 
 
 def numbers(run: Run) -> list[dict[str, Any]]:
@@ -205,6 +206,14 @@ def test_a_second_signal_leaves_at_once(data: Path, tmp_path: Path) -> None:
             os.kill(process.pid or 0, number)  # stopped, so that both are pending before it can reach a boundary
         process.join(PATIENCE)
         assert process.exitcode in (-signal.SIGTERM, -signal.SIGINT)
+
+
+def test_a_second_signal_under_an_agent_does_not_keep_a_run_from_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # which passes on what the batch system has sent to all processes
+    with StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked()
 
 
 def test_the_first_signal_ends_the_process_with_exit_5(data: Path, tmp_path: Path) -> None:

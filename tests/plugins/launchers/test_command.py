@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -424,6 +425,18 @@ def test_names_of_jobs_are_short_and_differ_by_folder(tmp_path: Path) -> None:
     names = {job_name(Path(f"studies/{k}/runs/1-fcn+2k")) for k in range(9)}
     assert len(names) == 9
     assert all(len(name) <= 15 and name[0].isalpha() for name in names)
+
+
+def test_a_job_in_the_environment_of_a_step_with_several_tasks_is_a_run_of_its_own(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "WORLD_SIZE": "4", "RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    text = script(CommandOptions.parse({"preset": "sge"}, ""), jobs[0].path)
+    told = re.sub(r"^.*-m matscale train.*&$", 'echo "rank $RANK of $WORLD_SIZE" &', text, flags=re.M)
+    assert told != text
+    assert subprocess.run(["bash", "-c", told], check=False).returncode == 0
+    assert "rank 0 of 1" in (jobs[0].path / "log.txt").read_text()
 
 
 def test_several_processes_are_started_by_torchrun_and_share_the_cores(tmp_path: Path) -> None:

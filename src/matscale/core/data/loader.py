@@ -130,6 +130,7 @@ class Loader:
         self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
         self._n_edges: NDArray[np.integer] | None = None
+        self._sizes: NDArray[np.integer] | None = None
         self._warned = False
 
     @property
@@ -230,10 +231,13 @@ class Loader:
 
     def _work(self) -> NDArray[np.integer]:
         """Measure of the work for each structure [n]: its number of edges where known, otherwise of atoms."""
-        if self._n_edges is None and self.noise is None and isinstance(self.dataset, PackedDataset):
-            cache = open_cache(self.dataset, self.graph)
-            self._n_edges = None if cache is None else cache.n_edges
-        return self.dataset.n_atoms if self._n_edges is None else self._n_edges
+        # Decided once: another process may build the cache later, and then one rank would divide otherwise.
+        if self._sizes is None:
+            if self._n_edges is None and self.noise is None and isinstance(self.dataset, PackedDataset):
+                cache = open_cache(self.dataset, self.graph)
+                self._n_edges = None if cache is None else cache.n_edges
+            self._sizes = self.dataset.n_atoms if self._n_edges is None else self._n_edges
+        return self._sizes
 
     @property
     def is_balanced_by_edges(self) -> bool:

@@ -61,7 +61,7 @@ def load(
     if dtype is not None:
         # References and scales stay float64: only the model computes in `dtype`.
         potential.model.to(dtype_of(dtype))
-    place = device_of(ComputeConfig(device=str(device)), World.from_environment())
+    place = device_of(ComputeConfig(device=str(device)), World.of_inference())
     return potential.to(place).eval().requires_grad_(False)
 
 

@@ -49,11 +49,12 @@ class Learner:
         if not self.parameters:
             raise ConfigError(f"{config.architecture.name}: the model has no parameters that can be trained.")
         self.optimizer = adamw(potential, config.optimizer)
-        self.average = Average(potential, config.optimizer.ema) if config.optimizer.ema else None
         self.scaler = scaler_of(config.compute, device)
         if config.compute.compile:
             self._compile()
         self.replica = world.replicated(PartialObjective(self.potential, objective, self.predict, world.size > 1))
+        # Of the weights that all processes have now.
+        self.average = Average(potential, config.optimizer.ema) if config.optimizer.ema else None
 
     def _compile(self) -> None:
         if self.potential.derive:

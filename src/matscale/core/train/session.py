@@ -137,6 +137,8 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
     objective = setup.objective()
     potential = origin.potential(setup, progress.said).to(device)
     origin = origin.resumed(progress.said)
+    if world.size > 1:  # a shared file system may show a checkpoint to one of them later, or damaged
+        world.check_same("checkpoints", {"step to resume from": origin.saved.step if origin.saved else None})
     setup = origin.settled(setup, potential, device, world, progress.said)
     cost = cost_of_setup(setup, potential, device)
     for complaint in cost.complaints(architecture.name):

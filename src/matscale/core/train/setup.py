@@ -172,8 +172,7 @@ class Setup:
 
     def identity(self) -> dict[str, Any]:
         """Facts that processes must share to train on the same data in the same way."""
-        by = "edges" if self.training_loader().is_balanced_by_edges else "atoms"
-        return {"hash of the dataset": self.dataset.hash, "work divided by": by}
+        return {"hash of the dataset": self.dataset.hash}
 
     def dataset_facts(self) -> dict[str, Any]:
         """Facts about the dataset, for run.json."""

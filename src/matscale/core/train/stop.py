@@ -1,7 +1,8 @@
 """Requests to stop a run: signals, and the end of a Slurm job's time.
 
 After the first SIGINT, SIGTERM or SIGUSR1, the run saves at the next step boundary and ends with exit code 5. A second
-signal ends it at once. Before the first step there is nothing to save: `Interrupted` is raised at once.
+signal ends it at once, unless torchrun or `--devices` has started the run. Before the first step there is nothing to
+save: `Interrupted` is raised at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+AGENT = "TORCHELASTIC_RUN_ID"
+"""Environment variable of processes that torchrun or `--devices` has started."""
 SLURM_MARGIN = 120.0
 """Seconds before the end of a Slurm job at which a run saves and stops; a tenth of the job if that is less."""
 
@@ -50,6 +53,10 @@ class StopRequest:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
+            # An agent of several processes passes on what the batch system has sent to all of them already, and kills
+            # by itself a process that does not end.
+            if AGENT in os.environ:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.reason = signal.Signals(number).name

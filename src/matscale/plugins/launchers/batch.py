@@ -138,6 +138,8 @@ echo {told}
 exec 9>>"$run/{claim}"
 flock --timeout 5 9 || {{ echo "Another process is at work on this run."; exit 75; }}
 rm -f "$run/{exit}"
+# A job is a run of its own, also where it inherits the environment of a step with several tasks.
+export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0
 {setup}
 if [ -f "$run/{config}" ]; then how=(--resume); else how=(--config "$run/{planned}"); fi
 

@@ -70,6 +70,12 @@ class World:
         _refuse_copies()
         return cls(*_ranks("torchrun", ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
 
+    @classmethod
+    def of_inference(cls) -> World:
+        """World of a process that uses a model: several of them share a machine and its GPUs, but no run."""
+        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        return cls(local_rank=int(local) if local.isdecimal() else 0)
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes the run folder."""

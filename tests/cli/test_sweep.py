@@ -338,7 +338,7 @@ def test_tune_writes_a_law_that_a_study_takes(
     ("options", "told"),
     [
         (["--epochs", "3", "--steps", "3"], "give one of them"),
-        (["--batch", "4,8", "--steps", "3"], "use --epochs"),
+        (["--batch", "4,8", "--steps", "3"], "by --epochs, not --steps"),
         (["--batch", "4,x"], "not a valid integer"),
         (["--params", "3k,3k"], "not all different"),
         (["--from", "1", "--to", "0.1"], "must start above 0 and increase"),

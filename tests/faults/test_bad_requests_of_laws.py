@@ -61,7 +61,7 @@ def tables(tmp_path: Path) -> Path:
         ("plan grid.csv --simulate --budget 1", "Give 1.86e+10 or more", 2),
         ("plan grid.csv --simulate --law power", "needs a law in several variables", 2),
         ("compare alone.csv", "has one row, and a law needs at least four sizes. Fit one law", 3),
-        ("compare few.csv", "9 architectures (lone0, lone1, lone2, lone3, lone4 and 4 more) have fewer than three", 3),
+        ("compare few.csv", "9 architectures (lone0, lone1, lone2, lone3, lone4 and 4 more) have fewer than 3", 3),
         ("fit alone.csv", "has one row, and a law needs at least four sizes. Fit one law", 3),
         ("fit alone.csv --law mixed", "its offset cannot be told from its residual", 3),
         ("fit unnamed.csv --pool", "all rows belong to one architecture, so there is nothing to pool", 2),

@@ -68,7 +68,7 @@ def test_structures_without_energy_are_left_out(structures, pack_into):
     given = labelled(structures(50))
     given[10:] = [replace(s, energy=None) for s in given[10:]]
     assert fit_references(pack_into(given), np.arange(50)).n_structures == 10
-    with pytest.raises(DataError, match="no energy"):
+    with pytest.raises(DataError, match="has an energy, so no reference"):
         fit_references(pack_into(given, "again"), np.arange(10, 50))
 
 

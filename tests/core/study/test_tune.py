@@ -55,7 +55,7 @@ def test_the_best_rates_and_their_law_come_out(tmp_path: Path, data: Path) -> No
     results = tune(tuning(tmp_path, data), Parabolas())
     for result in results:
         assert result.lr == pytest.approx(ideal(result.parameters["non_embedding"]), rel=0.02)
-    found = of_tuned(results).rule
+    found = of_tuned(results).lr_law
     assert found.b == pytest.approx(EXPONENT, abs=0.02)
     assert found.lr(2000) == pytest.approx(ideal(2000), rel=0.03)
     assert found.interval is not None
@@ -102,7 +102,7 @@ def test_the_interval_of_the_exponent_is_students() -> None:
         Tuned({"total": int(n), "non_embedding": int(n)}, None, {}, float(0.1 * n**-0.2 * math.exp(e)), 1.0, None, None)
         for n, e in zip(ns, noise)
     ]
-    found = of_tuned(results).rule
+    found = of_tuned(results).lr_law
     x = np.log(ns) - np.log(ns).mean()
     error = math.sqrt(float(noise @ noise) / 2 / float(x @ x))
     assert found.b == pytest.approx(-0.2, abs=1e-12)

@@ -231,9 +231,15 @@ def test_the_command_ends_with_the_error_beside_that_of_the_guess(data: Path, tm
 
 @pytest.mark.slow
 def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
-    changes = ["architecture.config.dropout=0", "budget.steps=6", "evaluation.every=4", "pretrain.task=denoise"]
+    changes = [
+        "architecture.config.dropout=0",
+        "budget.steps=6",
+        "evaluation.every=4",
+        "pretrain.task=denoise",
+        "batch.accumulate=2",
+    ]
     name = "columns"
-    config = tiny.configured(data, *changes, "batch.accumulate=2", name=name)
+    config = tiny.configured(data, *changes, name=name)
     one = train(config, tmp_path / "one", architecture=tiny.architecture(name))
     processes = launch(2, tmp_path / "two", data, *changes, f"architecture.name={name}")
     assert codes(processes) == [0, 0]

@@ -66,6 +66,8 @@ def test_every_room_has_a_floor_and_stands_in_the_picture() -> None:
     assert folders == set().union(*FLOORS)
     picture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Floors")[2].partition("## ")[0]
     assert [name for name in sorted(folders) if not re.search(rf"^ .*\b{name}\b", picture, re.MULTILINE)] == []
+    within = {path.parent.name for path in (ROOT / "src/matscale/core").glob("*/*/__init__.py")}
+    assert [name for name in sorted(within) if not re.search(rf"^ .*\b{name}/", picture, re.MULTILINE)] == []
 
 
 def test_folders_of_tests_have_the_names_of_the_parts_that_they_test() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matscale.core.data.sources.reader import Frame as Frame
     from matscale.core.data.sources.reader import Reader as Reader
     from matscale.core.data.sources.reader import from_ase as from_ase
+    from matscale.core.data.store.packed import PackedDataset as PackedDataset
     from matscale.core.data.structure import Structure as Structure
     from matscale.core.data.structure import whole_numbers as whole_numbers
     from matscale.core.data.synthetic.labelers import MPTRJ_ELEMENTS as MPTRJ_ELEMENTS
@@ -143,6 +144,7 @@ __all__ = [
     "Loss",
     "MatscaleError",
     "Outputs",
+    "PackedDataset",
     "Padding",
     "PluginError",
     "Pool",
@@ -231,6 +233,7 @@ _LAZY = {
     "Graph": "matscale.core.data.graph:Graph",
     "collate": "matscale.core.data.neighbors:collate",
     "neighbors": "matscale.core.data.neighbors:neighbors",
+    "PackedDataset": "matscale.core.data.store.packed:PackedDataset",
     "AtomicBatch": "matscale.core.data.batch:AtomicBatch",
     "Outputs": "matscale.core.model.outputs:Outputs",
     "model_outputs": "matscale.core.model.outputs:model_outputs",

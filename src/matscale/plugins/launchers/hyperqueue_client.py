@@ -67,7 +67,7 @@ def resource(text: str) -> tuple[str, str]:
 
 def submitted(folder: Path, scripts: Sequence[str], resources: dict[str, str]) -> list[int]:
     """Submit a job for each script; return their numbers."""
-    from hyperqueue import Client, Job
+    from hyperqueue import Client, Job  # optional: hyperqueue
     from hyperqueue.ffi.protocol import ResourceRequest
 
     client, numbers = Client(folder), []
@@ -82,7 +82,7 @@ def submitted(folder: Path, scripts: Sequence[str], resources: dict[str, str]) -
 
 def states(folder: Path, server: str, jobs: Sequence[str]) -> list[str]:
     """Lines of job and state, of those jobs that this server knows."""
-    from hyperqueue import Client
+    from hyperqueue import Client  # optional: hyperqueue
 
     numbers = [int(number) for owner, _, number in (job.partition(".") for job in jobs) if owner == server]
     found: dict[int, dict[str, Any]] = {}

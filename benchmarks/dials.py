@@ -32,7 +32,7 @@ from matscale.core.scaling.tables.sources import read
 
 SHARE = np.linspace(0.05, 1.0, 20)
 EXCESSES = (0.1, 0.2, 0.4)
-"""Of the loss of a size at the beginning of its runs, in ln."""
+"""Excess of the loss of a size at the beginning of its runs, in ln."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sweep:
     noise: float = 0.01
     """Between seeds, of every validation; that of neighbouring validations is correlated, 0.8"""
     scatter: float = 0.0
-    """Of sizes, in the loss of the middle of a run over its end"""
+    """Scatter of sizes, in the loss of the middle of a run over its end"""
     floor: float = 1.0
     growth: float = 1.0
     """Noise at the largest size over that at the smallest"""

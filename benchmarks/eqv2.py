@@ -214,7 +214,7 @@ def per_edge_and_atom(config: EqV2Config) -> tuple[float, float, float]:
 
 
 def bound_ms(config: EqV2Config, data: list[AtomicBatch], speeds: dict[str, float]) -> float:
-    """Of a training pass, without the optimizer."""
+    """Lower bound of the time of a training pass, without the optimizer [ms]."""
     edge, grid, atom = per_edge_and_atom(config)
     n_edges, n_atoms = sum(b.n_edges for b in data), sum(b.n_atoms for b in data)
     layers = config.n_layers + 1  # the head of the forces is one
@@ -226,7 +226,7 @@ def bound_ms(config: EqV2Config, data: list[AtomicBatch], speeds: dict[str, floa
 
 
 def speeds() -> dict[str, float]:
-    """Of this machine, now: the best of several tries."""
+    """Speeds of this machine, now: the best of several tries."""
 
     def best(work: Callable[[], object], repeats: int = 20) -> float:
         return min(timed(lambda _: work())(k) for k in range(repeats))

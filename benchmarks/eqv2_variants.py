@@ -1,4 +1,4 @@
-"""What compiling and checkpointing activations do to a training step of EquiformerV2: time and memory.
+"""Compiling and checkpointing activations in a training step of EquiformerV2: effect on time and memory.
 
     python benchmarks/eqv2_variants.py [--compile]
 

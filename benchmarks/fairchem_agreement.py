@@ -94,7 +94,7 @@ MODELS = {
 
 
 class Comparison:
-    """What is predicted here and there, in a folder of its own."""
+    """Comparison of the predictions of both sides, in a folder of its own."""
 
     def __init__(self, folder: Path, python: str, python2: str) -> None:
         self.folder, self.pythons = folder, {SIDE: python, SIDE2: python2}

@@ -1,4 +1,4 @@
-"""What the accounting of FLOPs costs: at the start of a run, and in every step. Wanted: less than 1 % of training.
+"""Cost of the accounting of FLOPs: at the start of a run, and in every step. Wanted: less than 1 % of training.
 
     python benchmarks/flops.py [--data emt] [--batch 16]
 

@@ -5,7 +5,7 @@
 VENV and STRUCTURES as for `models.py`, whose weights, edges and sizes these are. fairchem's models are made to
 compute in float64: `Tensor.float` then means double, and the centres of the Gaussians are set to that precision. On
 the first line fairchem chooses among neighbours at one distance as its sort happens to leave them, on the second as
-ours does (`peers.ties_as_ours`); on the third besides our `EPSILON` of the dihedrals is the 10⁻⁹ of fairchem.
+matscale does (`peers.ties_as_ours`); on the third besides our `EPSILON` of the dihedrals is the 10⁻⁹ of fairchem.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What examples/gpu-day.toml takes, and how wide the intervals of its exponents will be. Needs no data and no GPU.
+"""Cost of examples/gpu-day.toml, and how wide the intervals of its exponents will be. Needs no data and no GPU.
 
     python benchmarks/gpu_day.py [--mfu 0.05] [--peak 67e12] [--atoms 19] [--scatter 0.03] [--tables 100]
 

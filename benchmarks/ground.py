@@ -72,7 +72,7 @@ def settle(flushes: bool = True) -> None:
 
 
 def heading(grounds: Sequence[Ground], flushes: bool = True) -> str:
-    """What a table of times has to say besides times."""
+    """Heading of a table of times: the processor, torch, and the terms of each ground."""
     tuned = [name for name in OF_USER if name in os.environ]
     heap = f" ({', '.join(tuned)} tunes the heap of all sides)" if tuned else "" if is_glibc() else " (no glibc here)"
     said = {
@@ -183,7 +183,7 @@ def status_mb(key: str) -> float:
 
 
 def peak_mb(work: Callable[[int], object], batch: int) -> float:
-    """Of three times the work, above the process as it is."""
+    """Peak memory of three times the work, above that of the process before it."""
     base = status_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
     for _ in range(3):

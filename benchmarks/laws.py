@@ -61,9 +61,9 @@ class Noise:
     growth: float = 1.0
     """Noise of seeds at the largest size over that at the smallest"""
     correlation: float = 0.0
-    """Of the misfit of neighbouring sizes"""
+    """Correlation of the misfit of neighbouring sizes"""
     slopes: float = 0.0
-    """Of the exponents of seeds"""
+    """Scatter of the exponents of seeds"""
     outliers: float = 0.0
     """Share of runs that are 60 % off, up or down"""
 
@@ -374,7 +374,7 @@ def _table(x: Array, y: Array) -> Table:
 
 
 def verdicts(reps: int) -> None:
-    """What true laws, and noise without one, are called."""
+    """Print the verdicts on true laws, and on noise without one."""
     forms = [host().law("power"), host().law("floor")]
     for title, kind, options in (
         ("power, 5 sizes", Noise(5, seed=0.02), {}),
@@ -396,7 +396,7 @@ def verdicts(reps: int) -> None:
 
 
 def joint_verdicts(reps: int) -> None:
-    """What true joint laws, and tables of no joint law, are called; laws whose interval of alpha misses 0.3 besides."""
+    """Print the verdicts on true joint laws and on tables of no joint law, and the laws whose interval misses alpha."""
     law = host().law("nd")
     print("sizes x data x seeds, noise, scatter; what is wrong | verdicts | laws that miss alpha | triggers")
     usual = (6, 5, 2, 0.02, 0.0)
@@ -423,7 +423,7 @@ def _of_size(x: Array, k: int, off: float) -> Array:
 
 
 def _without_trend(x: Array) -> Array:
-    """What the law of `grid` lacks to a loss that is the same for all sizes."""
+    """Addition to ln L that turns the law of `grid` into a loss that is the same for all sizes."""
     e, a, b, alpha, beta = TRUE_ND.values()
     rest = e + b * np.exp(-beta * x[:, 1])
     term = a * np.exp(-alpha * x[:, 0])
@@ -439,7 +439,7 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
     "no trend": _without_trend,
     "a slope that is 0.1 flatter from the middle on": lambda x: 0.1 * np.maximum(x[:, 0] - x[:, 0].mean(), 0),
 }
-"""What is wrong with tables of no joint law: what is added to ln L at ln (n, d)."""
+"""Fault of a table of no joint law -> addition to ln L at ln (n, d)."""
 
 
 def mixed(reps: int) -> None:

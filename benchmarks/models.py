@@ -11,9 +11,9 @@ Times are measured on two grounds (`ground.py`): `equal` for all, and each packa
 the sides have the same edges, which are made before the clock starts (`peers.py`). What follows from them is inside:
 distances, GemNet's symmetric edges, triplets, quadruplets. On equal ground the sides have the same weights, and outputs
 are compared first. A step is forward, loss (the sum of the mean absolute energy and force), backward, AdamW. Forces of
-SchNet are derivatives; ours come with the stress, schnetpack's, PyG's and fairchem's without. Denormal numbers are
-flushed to zero on all sides. Medians over passes of all batches, in seconds of the processor; a ratio is the median of
-the ratios of a pass, `least` and `largest` are their range. Memory is the peak of three training steps on the largest
+SchNet are derivatives; matscale's come with the stress, schnetpack's, PyG's and fairchem's without. Denormal numbers
+are flushed to zero on all sides. Medians over passes of all batches, in seconds of the processor; a ratio is the median
+of the ratios of a pass, `least` and `largest` are their range. Memory is the peak of three training steps on the largest
 batch, in a process of its own, above what the process had once the model was built.
 """
 
@@ -113,7 +113,7 @@ def names_of(case: str) -> list[str]:
 
 
 def share_weights(case: str, own: Side, others: list[Side]) -> None:
-    """SchNet's are ours for all; GemNet's are fairchem's."""
+    """Give all sides the weights of matscale's SchNet, or of fairchem's GemNet."""
     if not case.startswith("schnet"):
         own.model.load_state_dict(state_from_fairchem(own.model, others[0].model.state_dict()))  # type: ignore[arg-type]
         return
@@ -133,7 +133,7 @@ def own_command(arguments: argparse.Namespace, case: str, name: str, ground: Gro
 
 
 def flops(case: str, size: str, data: list[AtomicBatch]) -> float:
-    """Of a pass, by the architecture's formula."""
+    """FLOPs of a pass, by the architecture's formula."""
     architecture, config = architecture_of(case), peers.config(case, size)
     assert architecture.step_flops is not None
     shapes: list[BatchShape] = [batch.shape for batch in data]
@@ -141,7 +141,7 @@ def flops(case: str, size: str, data: list[AtomicBatch]) -> float:
 
 
 def profiled(side: Side) -> str:
-    """What a step on the first batch spends its time on, by operation."""
+    """Table of the time that each operation takes in a step on the first batch."""
     from torch.profiler import ProfilerActivity, profile
 
     side.step(0), side.step(0)
@@ -151,7 +151,7 @@ def profiled(side: Side) -> str:
 
 
 def equal_seconds(case: str, data: list[AtomicBatch], arguments: argparse.Namespace) -> list[list[float]]:
-    """Of the passes of each side, in this process; outputs are compared first."""
+    """Seconds of the passes of each side, in this process; outputs are compared first."""
     sides = [side_of(name, case, arguments.size, data, "equal") for name in names_of(case)]
     own, others = sides[0], sides[1:]
     share_weights(case, own, others)
@@ -163,7 +163,7 @@ def equal_seconds(case: str, data: list[AtomicBatch], arguments: argparse.Namesp
 
 
 def own_seconds(case: str, n_batches: int, arguments: argparse.Namespace) -> list[list[float]]:
-    """Of the passes of each side, which has a process of its own."""
+    """Seconds of the passes of each side, which has a process of its own."""
     with ExitStack() as stack:
         commands = [own_command(arguments, case, name, "itself") for name in names_of(case)]
         works = [stack.enter_context(Process(command)).work("step") for command in commands]

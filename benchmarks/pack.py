@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and those that it started and that have ended."""
+    """Processor seconds of this process and of those that it started and that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(u.ru_utime + u.ru_stime for u in used)
 

@@ -1,7 +1,7 @@
 """SchNet, GemNet-dT and GemNet-OC of other packages, on our edges and with one set of weights, for `models.py`.
 
 A peer is (model, predict): `predict(k)` gives energy [n_structures] and forces [n_atoms, 3] of batch k. Its graphs are
-ours, made before the clock starts; distances, and all that follows from them, are computed by each package itself.
+matscale's, made before the clock starts; distances, and all that follows, are computed by each package itself.
 """
 
 from __future__ import annotations
@@ -93,14 +93,15 @@ SCHNET = {
 
 
 def config(case: str, size: str) -> SchNetConfig | GemNetConfig:
-    """Of our model."""
+    """Configuration of matscale's model."""
     return SCHNET[case, size] if case.startswith("schnet") else config_from_fairchem(GEMNET[case, size])
 
 
 def fairchem(case: str, size: str, data: list[AtomicBatch], are_ties_ours: bool = True) -> Peer:
     """fairchem-core 1.10.0; its distances come from its own `get_pbc_distances`.
 
-    `are_ties_ours`: its GemNet-OC chooses among neighbours at one distance as ours does, so that outputs can be equal.
+    `are_ties_ours`: its GemNet-OC chooses among neighbours at one distance as matscale's does, so that outputs can
+    be equal.
     """
     standins.install()
     if case.startswith("schnet"):
@@ -122,7 +123,7 @@ def fairchem(case: str, size: str, data: list[AtomicBatch], are_ties_ours: bool 
 
 @contextmanager
 def ties_as_ours() -> Iterator[None]:
-    """Of neighbours at one distance the first that are listed. What torch.sort puts first it leaves open by default."""
+    """Context in which fairchem takes the first listed of neighbours at one distance, which torch.sort leaves open."""
     from fairchem.core.models.gemnet_oc import gemnet_oc
 
     sort, choose = torch.sort, gemnet_oc.get_max_neighbors_mask
@@ -266,7 +267,7 @@ SPK = {
 
 
 def schnet_name(ours: str, package: str) -> str:
-    """What a package ("fairchem", "pyg", "schnetpack") calls a parameter of our SchNet."""
+    """Name of a parameter of matscale's SchNet in a package ("fairchem", "pyg", "schnetpack")."""
     module, _, kind = ours.rpartition(".")
     if module.startswith("interactions."):
         _, number, inner = module.split(".", 2)

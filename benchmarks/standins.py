@@ -1,6 +1,6 @@
 """Stand-ins for torch_scatter and torch_sparse, of which fairchem-core 1.10.0 needs a few functions.
 
-Built on torch and torch_geometric: the same numbers, no compiled extension. Where the packages are installed, theirs
+Built on torch and torch_geometric: the same numbers, no compiled extension. Where the packages are installed, they
 are still replaced, so that the figures of one machine are those of another.
 """
 

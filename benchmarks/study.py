@@ -46,7 +46,7 @@ def studies(root: Path) -> list[Path]:
 
 
 def numbers(root: Path) -> dict[str, Any]:
-    """Study -> its fits, losses and runs; and the rules of learning rates."""
+    """Study -> its fits, losses and runs; and the laws of learning rates."""
     found: dict[str, Any] = {folder.name: _study(folder) for folder in studies(root)}
     return {"studies": found, "rates": _rates(root / "studies"), "formulas": _ends(root / "studies" / FORMULAS)}
 
@@ -122,7 +122,7 @@ def _validations(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _ends(folder: Path) -> list[dict[str, Any]]:
-    """Of each run, the training loss of its last log point (a mean since the one before) and its last validation."""
+    """Training loss of the last log point of each run (a mean since the one before), and its last validation."""
     found = []
     for run in find_runs(folder):
         one, rows = row(run), [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -133,11 +133,11 @@ def _ends(folder: Path) -> list[dict[str, Any]]:
 
 
 def _rates(folder: Path) -> dict[str, Any]:
-    """File -> rule of one architecture."""
+    """File and architecture -> law of its learning rate."""
     found = {}
     for path in sorted(folder.glob("*-lr-*.toml")):
-        for name, rule in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            found[f"{path.name.partition('-lr-')[0]}: {name}"] = rule
+        for name, law in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            found[f"{path.name.partition('-lr-')[0]}: {name}"] = law
     return found
 
 
@@ -201,13 +201,13 @@ def _exponent(law: Mapping[str, Any]) -> str:
 
 def _rates_table(rates: Mapping[str, Any]) -> str:
     rows = []
-    for name, rule in rates.items():
-        interval = rule.get("interval")
+    for name, law in rates.items():
+        interval = law.get("interval")
         shown = "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
-        tried = "; ".join(f"{one['total']:,}: {one['lr']:.3g}" for one in rule["tried"])
-        rise = [f"{100 * (one[key] - 1):.0f} %" for one in rule["tried"] for key in ("loss_at_half", "loss_at_double")
+        tried = "; ".join(f"{one['total']:,}: {one['lr']:.3g}" for one in law["tried"])
+        rise = [f"{100 * (one[key] - 1):.0f} %" for one in law["tried"] for key in ("loss_at_half", "loss_at_double")
                 if key in one]  # fmt: skip
-        rows.append([name, f"{rule['a']:.3g} N^{rule['b']:.2f}", shown, tried, ", ".join(rise)])
+        rows.append([name, f"{law['a']:.3g} N^{law['b']:.2f}", shown, tried, ", ".join(rise)])
     return _table(
         ["data: architecture", "LR(N)", "exponent, 95 %", "best rate of each size", "loss at half and twice it"], rows
     )

@@ -1,4 +1,4 @@
-"""What it costs to check a dataset: relative to the first epoch of the cheapest architecture, and afterwards.
+"""Cost of checking a dataset: relative to the first epoch of the cheapest architecture, and afterwards.
 
     python benchmarks/verify.py [--structures 20000] [--params 3k]
 

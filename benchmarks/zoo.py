@@ -40,7 +40,7 @@ ZOO = Path(__file__).parents[1] / "examples" / "zoo.toml"
 
 
 def models(study: Path) -> Iterator[tuple[str, Architecture, ArchitectureConfig]]:
-    """Of a study whose architectures each have one size of the ladder; those that are not installed are left out."""
+    """Models of a study whose architectures each have one size of the ladder, without those that are not installed."""
     read = tomllib.loads(study.read_text(encoding="utf-8"))
     known = {architecture.name: architecture for architecture in host().architectures()}
     for row in read["architectures"]:

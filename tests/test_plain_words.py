@@ -1,4 +1,4 @@
-"""Docstrings of matscale begin with a noun or a verb; they and comments hold no riddle."""
+"""Docstrings of matscale, outside plugins and benchmarks begin with a noun or a verb; they and comments hold no riddle."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("src/matscale", "plugins_contrib", "benchmarks")
+FILES = [file for part in PARTS for file in sorted((ROOT / part).rglob("*.py"))]
 FIRST_WORDS = ("Of", "By", "On", "What")
 RIDDLES = ("whoever", "nobody", "ours", "theirs", "is called so", "cannot be had", "be it", "in vain", "what became of")
 REFUSED = re.compile(rf"\A(?:{'|'.join(FIRST_WORDS)})\b|(?i:\b(?:{'|'.join(RIDDLES)})\b)")
@@ -28,7 +30,7 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
 def test_docstrings_are_in_plain_words():
     offenders = [
         f"{file.relative_to(ROOT)}:{line}: {found[0]!r} in {text[:80]!r}"
-        for file in sorted((ROOT / "src" / "matscale").rglob("*.py"))
+        for file in FILES
         for line, text in docstrings(file.read_text(encoding="utf-8"))
         if (found := REFUSED.search(text))
     ]
@@ -39,7 +41,7 @@ def test_comments_hold_no_riddle():
     riddle = re.compile(rf"(?i:#.*\b(?:{'|'.join(RIDDLES)})\b)")  # scripts inside strings have comments too
     offenders = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
-        for file in sorted((ROOT / "src" / "matscale").rglob("*.py"))
+        for file in FILES
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
         if riddle.search(line)
     ]
@@ -47,10 +49,9 @@ def test_comments_hold_no_riddle():
 
 
 def test_names_that_were_replaced_do_not_come_back():
-    files = (f for part in ("src/matscale", "plugins_contrib", "benchmarks") for f in (ROOT / part).rglob("*.py"))
     found = {
         f"{file.relative_to(ROOT)}: {name}"
-        for file in files
+        for file in FILES
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         for name in (getattr(node, field, None) for field in ("id", "name", "attr"))
         if name in OLD_NAMES.split()

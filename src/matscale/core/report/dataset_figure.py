@@ -28,8 +28,8 @@ Buttons are listed one by one, since plotly's default set links to its website a
 def figure(title: str, tables: dict[str, Any]) -> str:
     """Make an HTML page that needs no other file, with histograms of the properties of a dataset.
 
-    `tables` has the moments and bins (`PropertySummaries.plain`) of every property, for every part of the dataset. A part has one
-    colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
+    `tables` has the moments and bins (`PropertySummaries.plain`) of every property, for every part of the dataset. A
+    part has one colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
     """
     from plotly.graph_objects import Scatter  # start-up: plotly
     from plotly.io import to_html

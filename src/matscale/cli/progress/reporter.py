@@ -230,9 +230,9 @@ class Drawn(Lines):
 
     def grid(self, sweep: Sweep) -> Any:
         """Table of a sweep: the runs that have ended lately, then the runs in progress."""
-        from rich.table import Table  # start-up: torch
+        from rich.table import Table  # start-up: rich
 
-        from matscale.core.runs.status import read_info
+        from matscale.core.runs.status import read_info  # start-up: torch
 
         grid = Table(title=self.summary(sweep), title_justify="left", box=None)
         for heading in ("status", "run", "step", "loss"):

@@ -13,6 +13,7 @@ from matscale.core.baselines.nearest import NearestBaseline
 from matscale.core.baselines.simple import CompositionBaseline, MeanBaseline, ZeroBaseline
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import DataError, did_you_mean
+from matscale.core.train.evaluation import evaluate
 
 if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
@@ -47,8 +48,6 @@ def evaluate_baselines(
 
     `batches` is a function; each call starts a new pass over the data.
     """
-    from matscale.core.train.evaluation import evaluate  # start-up: torch
-
     return {name: evaluate(baseline, batches(), loss) for name, baseline in baselines.items()}
 
 

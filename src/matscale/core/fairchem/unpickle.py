@@ -141,7 +141,7 @@ def unwrapped(value: Any) -> Any:
 
 def load(path: Path) -> dict[str, Any]:
     """Load the checkpoint with torch (step 3)."""
-    import torch  # start-up: torch
+    import torch  # start-up: a file that is refused before does not wait for torch
 
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < MIN_TORCH:
@@ -183,7 +183,7 @@ class Flat:
 
     def value(self, name: str, value: Any, depth: int = 0) -> Any:
         """Convert `value` for JSON. Raises RefusedError that names a value of another kind."""
-        import torch  # start-up: torch
+        import torch  # start-up: see `load`
 
         self.n_values += 1
         if self.n_values > MAX_VALUES or depth > MAX_DEPTH:
@@ -230,7 +230,7 @@ def main(path: Path, folder: Path) -> None:
         content["ema"].pop("collected_params", None)  # a second copy of the raw weights, stored by validation
     flat = Flat(path.stat().st_size)
     plain = {key: flat.value(key, content[key]) for key in taken if key in content}
-    from safetensors.torch import save_file  # start-up: torch
+    from safetensors.torch import save_file  # start-up: see `load`, since it imports torch
 
     save_file(flat.tensors, folder / "tensors.safetensors")
     (folder / "content.json").write_text(json.dumps(plain), encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from matscale.core.baselines import (
@@ -27,6 +28,7 @@ from matscale.core.baselines import (
 )
 from matscale.core.data.isolated import isolated
 from matscale.core.data.loader import BatchBudget, Loader
+from matscale.core.data.named.catalog import resolve
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import write_json
@@ -38,6 +40,7 @@ from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.info import OF, baselines_for, read_own
 from matscale.core.runs.record import Run
 from matscale.core.sealing import DamagedRecord, sealed
+from matscale.core.train.data import parts
 from matscale.core.train.evaluation import evaluate
 from matscale.core.train.learner import named, suspects
 
@@ -133,8 +136,6 @@ def usable(
     `skip_invalid`, raises DataError that lists the structures with such elements. Also raises DataError if no row is
     left.
     """
-    from ase.data import chemical_symbols  # start-up: ase
-
     kept, alone, foreign = [], [], []
     unseen = ~potential.known.cpu().numpy()
     elements = np.zeros(len(unseen), dtype=bool)
@@ -194,8 +195,6 @@ def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[
     if which == "all":
         return np.arange(len(dataset))
     if is_own(run, dataset):
-        from matscale.core.train.data import parts  # start-up: torch
-
         train, validation = parts(dataset, run.config)
         return train if which == "train" else validation
     if which == "auto":
@@ -221,8 +220,6 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
             f"{run.path}: has no dataset of its own, because it was not trained here. "
             "Name one with --data (Python: data=)."
         )
-    from matscale.core.data.named.catalog import resolve  # start-up: torch
-
     go = "Go to the directory in which the run was trained, or name the dataset: --data (Python: data=)."
     try:
         dataset = PackedDataset.open(resolve(run.config.data.path, progress), progress=progress)
@@ -249,8 +246,6 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             raise DataError(
                 f"{path}: is damaged ({error!r}). Delete it; the baselines are then fitted again."
             ) from None
-    from matscale.core.train.data import parts  # start-up: torch
-
     dataset = dataset_of(run)
     fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
     if os.access(run.path, os.W_OK):

@@ -7,20 +7,17 @@ numbers in safetensors files whose digests are checked.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from matscale.core.errors import ConfigError
+from matscale.core.inference.calculator import PotentialCalculator
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import ComputeConfig
 from matscale.core.runs.record import Run
 from matscale.core.runs.trained_potential import restored
 from matscale.core.train.compute import device_of
 from matscale.core.train.processes.world import World
-
-if TYPE_CHECKING:
-    from matscale.core.inference.calculator import PotentialCalculator
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -81,8 +78,6 @@ def calculator(
     >>> atoms.get_forces().shape, atoms.get_stress().shape
     ((4, 3), (6,))
     """
-    from matscale.core.inference.calculator import PotentialCalculator  # start-up: torch
-
     return PotentialCalculator(load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force))
 
 

@@ -1,6 +1,7 @@
 """Configuration of a run from a file and from short options, for `matscale train` and `matscale.train`.
 
-Heavy modules are imported only when a configuration is made, so that `matscale train --help` does not wait for torch.
+Heavy modules are imported only when a configuration is made, so that `matscale train --help` waits for neither
+pydantic nor torch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.errors import ConfigError
+from matscale.core.hosting.host import get
 
 if TYPE_CHECKING:
     from matscale.core.model.architecture import Architecture
@@ -62,9 +64,8 @@ def configuration(
     Later sources override earlier ones: the run in the folder `resumed`, `file` (a TOML file, or a mapping of its
     values), `options` (keys as `given` returns them), `assignments` (`a.b=c`). Raises ConfigError for contradictions.
     """
-    from matscale.core.config import override, read_toml  # start-up: torch
-    from matscale.core.hosting.host import get  # start-up: torch
-    from matscale.core.runs.config import TrainConfig, merged  # start-up: torch
+    from matscale.core.config import override, read_toml  # start-up: pydantic
+    from matscale.core.runs.config import TrainConfig, merged  # start-up: pydantic
     from matscale.core.runs.record import Run  # start-up: torch
     from matscale.core.train.setup import resolved  # start-up: torch
 
@@ -95,7 +96,7 @@ def configuration(
 
 
 def _with_options(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    from matscale.core.runs.config import merged  # start-up: torch
+    from matscale.core.runs.config import merged  # start-up: pydantic
 
     lengths, values = {"epochs", "steps"}, dict(values)
     if any(f"budget.{name}" in options for name in lengths):  # one of them replaces the other

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from matscale.core.config import to_toml
 from matscale.core.errors import ConfigError, MatscaleError, PeerLost
 from matscale.core.runs.config import ComputeConfig, TrainConfig
 from matscale.core.threads import shared_among
@@ -73,8 +74,6 @@ def launch(n: int, restarts: int, config: TrainConfig, folder: Path, options: Se
     from torch.distributed.elastic.multiprocessing.api import SignalException  # start-up: torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # start-up: torch
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # start-up: torch
-
-    from matscale.core.config import to_toml  # start-up: torch
 
     with tempfile.TemporaryDirectory(prefix="matscale-") as shared:
         settings = Path(shared) / "config.toml"

@@ -23,7 +23,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Position(_Part):
+class _TrainingState(_Part):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     step: Count
@@ -55,14 +55,14 @@ class _Rows(_Part):
 
 
 class _State(_Part):
-    position: _Position
+    position: _TrainingState
     interval: _Interval
     rows: dict[str, Count | _Rows]
     scaler: dict[str, Any]
 
 
-class _Place(_Part):
-    position: _Position
+class _WithTrainingState(_Part):
+    position: _TrainingState
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -77,12 +77,12 @@ def _parsed(kind: type[M], state: Mapping[str, Any], folder: Path) -> M:
         raise DamagedCheckpoint(f"{folder}: state.json is malformed ({where}: {first['msg']}).") from None
 
 
-def check_position(state: Mapping[str, Any], folder: Path) -> None:
-    """Raises DamagedCheckpoint if `state` does not hold the position of the run: step, epoch, batch, ...
+def check_training_state(state: Mapping[str, Any], folder: Path) -> None:
+    """Raises DamagedCheckpoint if `state` does not hold the training state of the run: step, epoch, batch, ...
 
     `folder` names the checkpoint in the message.
     """
-    _parsed(_Place, state, folder)
+    _parsed(_WithTrainingState, state, folder)
 
 
 def check_state(saved: Checkpoint, folder: Path) -> None:

@@ -120,7 +120,7 @@ class Recorder:
     @on_main
     def saved(
         self,
-        position: TrainingState,
+        state: TrainingState,
         totals: Mapping[str, Any],
         checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
@@ -130,19 +130,19 @@ class Recorder:
         totals = {**totals, "rows": written}
         made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
         checkpoint.save(self.run.checkpoint_folder, made)
-        self.settle(position, kept_for_good)
+        self.settle(state, kept_for_good)
         self.run.update(totals)
-        self.observers.checkpoint_saved(run=self.run, step=position.step)
+        self.observers.checkpoint_saved(run=self.run, step=state.step)
 
     @on_main
-    def settle(self, position: TrainingState, kept_for_good: Collection[int]) -> None:
-        """Update `last` and `best` for the checkpoint of `position`, and delete the checkpoints that are not kept.
+    def settle(self, state: TrainingState, kept_for_good: Collection[int]) -> None:
+        """Update `last` and `best` for the checkpoint of `state`, and delete the checkpoints that are not kept.
 
         If the process is killed after writing a checkpoint and before this is done, the next session does it, even if
         no step is left to train.
         """
         root = self.run.checkpoint_folder
-        wanted = {"last": position.step, **({} if position.best is None else {"best": position.best["step"]})}
+        wanted = {"last": state.step, **({} if state.best is None else {"best": state.best["step"]})}
         for name, step in wanted.items():
             if checkpoint.pointer(root, name) != step:
                 write_text(root / name, f"{step}\n")

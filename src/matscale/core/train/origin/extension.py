@@ -12,7 +12,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Kept, Run
-from matscale.core.runs.resumable import check_position
+from matscale.core.runs.resumable import check_training_state
 from matscale.core.train.schedule import Budget
 
 
@@ -77,7 +77,7 @@ def refusal(run: Run, was: TrainConfig) -> ConfigError:
 def _kept(root: Path, step: int) -> Kept | None:
     folder = checkpoint.folder_of(root, step)
     try:
-        check_position(checkpoint.read_state(folder), folder)
+        check_training_state(checkpoint.read_state(folder), folder)
         return Kept.of(folder)
     except checkpoint.DamagedCheckpoint:
         return None

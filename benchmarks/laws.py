@@ -32,7 +32,7 @@ from matscale.core.scaling.bootstrap import bootstrap
 from matscale.core.scaling.comparison.cheaper import Multiplier
 from matscale.core.scaling.comparison.difference import welch
 from matscale.core.scaling.comparison.equivalence import equality
-from matscale.core.scaling.comparison.multipliers import Subject
+from matscale.core.scaling.comparison.multipliers import ArchitectureLaws
 from matscale.core.scaling.comparison.multipliers import multipliers as turned_round
 from matscale.core.scaling.comparison.power_of_test import power, power_of_equality
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
@@ -359,9 +359,9 @@ def needs_of(loss: float, floor: float = 0.0, alpha: float = 0.3) -> float:
     return float(((loss - floor) / 20.0) ** (-1 / alpha)) if loss > floor else float("inf")
 
 
-def _subject(means: Means, number: int, form: str = "power") -> Subject:
+def _subject(means: Means, number: int, form: str = "power") -> ArchitectureLaws:
     own = fit_means(means, [host().law(form)], "loss")
-    return Subject(own, means, None, False, number)
+    return ArchitectureLaws(own, means, None, False, number)
 
 
 def _table(x: Array, y: Array) -> Table:

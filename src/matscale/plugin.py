@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from matscale.core.model.layers.heads import head_widths as head_widths
     from matscale.core.model.layers.heads import mean_by_structure as mean_by_structure
     from matscale.core.model.layers.heads import sum_by_structure as sum_by_structure
-    from matscale.core.model.layers.linear_rows import Rows as LinearRows
+    from matscale.core.model.layers.linear_rows import LinearRows as LinearRows
     from matscale.core.model.layers.linear_rows import is_plain_wanted as is_plain_wanted
     from matscale.core.model.layers.padding import Padding as Padding
     from matscale.core.model.layers.radial import GaussianBasis as GaussianBasis
@@ -251,7 +251,7 @@ _LAZY = {
     "ShiftedSoftplus": "matscale.core.model.layers.radial:ShiftedSoftplus",
     "cosine_cutoff": "matscale.core.model.layers.radial:cosine_cutoff",
     "polynomial_cutoff": "matscale.core.model.layers.radial:polynomial_cutoff",
-    "LinearRows": "matscale.core.model.layers.linear_rows:Rows",
+    "LinearRows": "matscale.core.model.layers.linear_rows:LinearRows",
     "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
     "Scoped": "matscale.core.scoped:Scoped",
     "is_counted": "matscale.core.model.reference_path:is_counted",

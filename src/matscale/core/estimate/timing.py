@@ -13,7 +13,7 @@ from matscale.core.files import scratch
 from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint
-from matscale.core.train.accumulation import Accumulation, Group
+from matscale.core.train.accumulation import Accumulation, StepBatches
 from matscale.core.train.compute import configured
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Learner
@@ -56,7 +56,7 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
         return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
 
 
-def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
+def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[StepBatches]:
     loader = setup.training_loader()
     accumulation = Accumulation(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
@@ -65,7 +65,7 @@ def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) ->
         yield next(accumulation.groups(0, int(place)))
 
 
-def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float:
+def _step(learner: Learner, group: StepBatches, device: torch.device, k: int) -> float:
     began = time.perf_counter()
     counts = {name: max(count, 1.0) for name, count in group.labelled.items()}
     gradient = learner.gradient(group.batches, counts)

@@ -235,14 +235,14 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """Point of the grid without the model: values of training keys, with short labels."""
 
     values: dict[str, Any]
     labels: dict[str, Any]
 
 
-def _points(study: Study) -> Iterator[Point]:
+def _points(study: Study) -> Iterator[GridPoint]:
     subsets: list[dict[str, Any]] = [{"fraction": f} for f in study.data.fractions]
     subsets += [{"count": n} for n in study.data.counts]
     budget = study.budget
@@ -260,7 +260,7 @@ def _points(study: Study) -> Iterator[Point]:
         for key, value in chosen.items():
             nested = merged(nested, _nested({key: value}))
         shown = length if len(lengths) > 1 else {}
-        yield Point(nested, {**subset, "seed": seed, **shown, **chosen})
+        yield GridPoint(nested, {**subset, "seed": seed, **shown, **chosen})
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
@@ -341,7 +341,7 @@ def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Ite
         yield key, {leaf for one in choices for leaf in (_dotted({key: one}) if isinstance(one, Mapping) else [key])}
 
 
-def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun]:
+def _planned(result: StudyPlan, size: Size, point: GridPoint) -> Iterator[PlannedRun]:
     study, grid = result.study, size.grid
     fixed = merged(_nested(study.set), _nested(grid.set))
     for key in ("data", "optimizer"):  # checked here, since values of the study would replace a wrong one below

@@ -19,7 +19,7 @@ from matscale.core.train.processes.world import World
 
 
 @dataclass(frozen=True)
-class Group:
+class StepBatches:
     """Batches of one optimizer step on this process."""
 
     batches: list[AtomicBatch]
@@ -72,7 +72,7 @@ class Accumulation:
             by = "edges" if loader.is_balanced_by_edges else "atoms"
             self.world.check_same("measures of the work", {"work divided by": by})
 
-    def groups(self, epoch: int, batch: int) -> Iterator[Group]:
+    def groups(self, epoch: int, batch: int) -> Iterator[StepBatches]:
         """Yield groups without end, starting with batch number `batch` of `epoch`."""
         while True:
             n = self.loader.n_batches(epoch)
@@ -80,7 +80,7 @@ class Accumulation:
                 yield self._group(epoch, range(first, min(first + self.accumulate, n)))
             epoch, batch = epoch + 1, 0
 
-    def _group(self, epoch: int, places: range) -> Group:
+    def _group(self, epoch: int, places: range) -> StepBatches:
         start = time.perf_counter()
         batches = [self.loader.of_rows(epoch, rows) for rows in self._micro_batches(epoch, places)]
         shapes = [batch.shape for batch in batches]
@@ -89,7 +89,7 @@ class Accumulation:
             for name, count in self.objective.counts(batch).items():
                 labelled[name] += count
         moved = [self._moved(b) for b in batches]
-        return Group(moved, len(places), shapes, labelled, time.perf_counter() - start)
+        return StepBatches(moved, len(places), shapes, labelled, time.perf_counter() - start)
 
     def _micro_batches(self, epoch: int, places: range) -> list[NDArray[np.int64]]:
         """Rows of the dataset in each micro-batch of this process."""

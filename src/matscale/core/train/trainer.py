@@ -19,7 +19,7 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.progress import StepStatus
 from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.record import validation_loss
-from matscale.core.train.accumulation import Accumulation, Group, steps_of
+from matscale.core.train.accumulation import Accumulation, StepBatches, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
@@ -78,7 +78,7 @@ class Trainer:
             self._at_boundary()
         self._finish()
 
-    def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
+    def _totals(self, group: StepBatches, stop: StopRequest) -> dict[str, float]:
         """Totals over all processes for the next step, so that every process makes the same decision on stopping."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
@@ -113,7 +113,7 @@ class Trainer:
 
     # A step -----------------------------------------------------------------------------------------------------------
 
-    def _step(self, group: Group, totals: dict[str, float]) -> None:
+    def _step(self, group: StepBatches, totals: dict[str, float]) -> None:
         p = self.state
         seed_step(self.config.seed, p.step, self.world.rank)
         counts = {name: totals[f"labelled {name}"] for name in group.labelled}
@@ -163,7 +163,7 @@ class Trainer:
             f"skip_nonfinite={allowed + 1}"
         )
 
-    def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
+    def _report(self, group: StepBatches, totals: dict[str, float], seconds: float) -> None:
         p = self.state
         self.running_metrics.spent(seconds, group.waited, totals["atoms"], totals["flops"])
         done = min(self.budget.progress(p.step, self._elapsed(), p.flops), 1.0)

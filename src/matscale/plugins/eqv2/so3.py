@@ -50,7 +50,7 @@ def orders(lmax: int) -> tuple[int, ...]:
     return tuple(m for degree in range(lmax + 1) for m in range(-degree, degree + 1))
 
 
-class Kept(NamedTuple):
+class KeptCoefficients(NamedTuple):
     """Coefficients with |m| ≤ mmax, order-major."""
 
     places: list[int]
@@ -60,13 +60,13 @@ class Kept(NamedTuple):
 
 
 @cache
-def kept(lmax: int, mmax: int) -> Kept:
+def kept(lmax: int, mmax: int) -> KeptCoefficients:
     """List the coefficients that a message keeps in the frame of its edge, order-major."""
     pairs = [(degree, 0) for degree in range(lmax + 1)]
     for m in range(1, mmax + 1):
         pairs += [(degree, sign * m) for sign in (1, -1) for degree in range(m, lmax + 1)]
     left_out = [(2 * degree + 1) / (2 * mmax + 1) if degree > mmax else 1.0 for degree, _ in pairs]
-    return Kept([degree * (degree + 1) + m for degree, m in pairs], np.sqrt(left_out))
+    return KeptCoefficients([degree * (degree + 1) + m for degree, m in pairs], np.sqrt(left_out))
 
 
 def spherical_harmonics(lmax: int, points: Array) -> Array:

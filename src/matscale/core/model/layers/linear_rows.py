@@ -27,7 +27,7 @@ def is_plain_wanted() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-class Rows:
+class LinearRows:
     """Linear map from [n_in, C] to [n_out, C]: entry e adds input row `taken`[e] to output row `out`[e]."""
 
     def __init__(self, out: Tensor, taken: Tensor, n_out: int, n_in: int) -> None:
@@ -36,18 +36,18 @@ class Rows:
         self._back: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def gathered(cls, taken: Tensor, n_in: int) -> Rows:
+    def gathered(cls, taken: Tensor, n_in: int) -> LinearRows:
         """Map that gathers rows: y[k] = x[taken[k]]."""
         return cls(torch.arange(len(taken), device=taken.device), taken, len(taken), n_in)
 
     @classmethod
-    def summed(cls, out: Tensor, n_out: int) -> Rows:
+    def summed(cls, out: Tensor, n_out: int) -> LinearRows:
         """Map that sums rows: y[k] = sum of the x[r] with out[r] = k."""
         return cls(out, torch.arange(len(out), device=out.device), n_out, len(out))
 
-    def transposed(self) -> Rows:
+    def transposed(self) -> LinearRows:
         """Transposed map, from outputs to inputs: the sum for a gather, the gather for a sum."""
-        rows = Rows(self.taken, self.out, self.n_in, self.n_out)
+        rows = LinearRows(self.taken, self.out, self.n_in, self.n_out)
         rows._there, rows._back = self._back, self._there
         return rows
 

@@ -21,7 +21,7 @@ from matscale.core.scaling.comparison.cheaper import refuse_far, sentences
 from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
 from matscale.core.scaling.comparison.joint_pairs import compared
-from matscale.core.scaling.comparison.multipliers import Subject, multipliers
+from matscale.core.scaling.comparison.multipliers import ArchitectureLaws, multipliers
 from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
@@ -158,7 +158,7 @@ def compare(
     }
     pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
     subjects = {
-        name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)
+        name: ArchitectureLaws(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)
         for number, (name, own) in enumerate(owns.items())
     }
     pairs = [

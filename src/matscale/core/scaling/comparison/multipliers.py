@@ -47,7 +47,7 @@ FAR = 200.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class ArchitectureLaws:
     """Architecture in a comparison, with its law in one variable and, if there is one, its joint law."""
 
     own: Fit
@@ -102,7 +102,9 @@ class Needs:
     """Degrees of freedom of the uncertainty of the law"""
 
 
-def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence[float]) -> tuple[Multiplier, ...]:
+def multipliers(
+    a: ArchitectureLaws, b: ArchitectureLaws, axis: str, fixed: str, at_loss: Sequence[float]
+) -> tuple[Multiplier, ...]:
     """Ratios of what `a` and `b` need for the same loss: of each quantity that grows with `axis`, and of compute.
 
     The multiplier of compute at the best n and d is added if both architectures have a joint law.
@@ -174,7 +176,7 @@ def _grounds(table: Table) -> set[str]:
     }
 
 
-def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
+def _notes(a: ArchitectureLaws, b: ArchitectureLaws, what: str) -> tuple[str, ...]:
     """Notes on the weaknesses of a multiplier."""
     notes = []
     if what == "hours" and not _grounds(a.means.table):
@@ -189,7 +191,7 @@ def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
 # Inverted laws -------------------------------------------------------------------------------------------------------
 
 
-def _of_slice(one: Subject, quantity: str) -> Needs | str:
+def _of_slice(one: ArchitectureLaws, quantity: str) -> Needs | str:
     """Invert the law in one variable, with `quantity` as its variable; returns the reason if it cannot be inverted.
 
     If the architecture uses its joint law instead, the joint law is inverted, with the other variables fixed.
@@ -229,7 +231,7 @@ def _grown(means: Means, quantity: str, name: str) -> Array | str:
     return np.asarray(at)
 
 
-def _along(one: Subject, quantity: str, at: Array) -> Spread:
+def _along(one: ArchitectureLaws, quantity: str, at: Array) -> Spread:
     """Refit the law in one variable with another quantity as the variable, and widen its errors by the same factor."""
     moved = replace(one.means, axis=quantity, x=at[:, None], with_outliers=None)
     law, weights = one.own.law, moved.weights
@@ -308,7 +310,7 @@ def _turned(
     return of
 
 
-def _at_best(one: Subject) -> Needs | str:
+def _at_best(one: ArchitectureLaws) -> Needs | str:
     """Invert the joint law at the best n and d: it gives the least compute that reaches a loss.
 
     Losses are limited to those whose best n and d lie within the runs. Returns the reason if the law cannot be

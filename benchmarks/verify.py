@@ -79,15 +79,15 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
 def seconds_per_structure(path: Path, folder: Path, copies: int = 40) -> float:
     """Time of checking one more structure of a large shard: what a small one takes is mostly the stamp."""
-    from matscale.core.data.store.arrays import sha256
     from matscale.core.data.store.shard import check_shard, map_shard, write_shard
+    from matscale.core.files import sha256_of
 
     small, large = path / "shard-00000.safetensors", folder / "large.safetensors"
     write_shard(large, [map_shard(small)] * copies)
 
     def seconds(file: Path) -> float:
         start = time.perf_counter()
-        sha256(file)
+        sha256_of(file)
         check_shard(map_shard(file), 1)
         return time.perf_counter() - start
 

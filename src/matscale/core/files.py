@@ -29,7 +29,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,6 +97,14 @@ def open_file(path: Path | str) -> io.BufferedReader:
         os.close(descriptor)
         raise OSError(errno.EISDIR if os.path.isdir(path) else errno.EINVAL, "is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def sha256_of(file: Path | io.BufferedReader) -> str:
+    """SHA-256 of a file, which is given by its path or open for reading. Raises OSError as `open_file` does."""
+    if isinstance(file, Path):
+        with open_file(file) as opened:
+            return sha256_of(opened)
+    return file_digest(file, "sha256").hexdigest()
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------

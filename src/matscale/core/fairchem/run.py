@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matscale.core.fairchem.importer import Importer
 from matscale.core.fairchem.scales import normalisers, references
 from matscale.core.fairchem.size import check_size
 from matscale.core.fairchem.weights import Choice, Kind, chosen
+from matscale.core.files import sha256_of
 from matscale.core.hosting.host import host
 from matscale.core.inference.imported import save
 from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
@@ -107,7 +107,7 @@ def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") ->
     source = {
         "format": str(found.values.get("format", "fairchem v1")),
         "file": found.path.name,
-        "sha256": _sha256(found.path),
+        "sha256": sha256_of(found.path),
         "weights": imported.weights,
         **{key: str(cmd[key]) for key in ("identifier", "version", "commit", "timestamp_id") if cmd.get(key)},
         **({"notes": imported.notes} if imported.notes else {}),
@@ -122,8 +122,3 @@ def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") ->
         step if isinstance(step, int) and step > 0 else 0,
     )
     return run, imported
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,6 +35,7 @@ from matscale.core.files import (
     open_file,
     remove,
     replacing_folder,
+    sha256_of,
     sweep_up,
     write_blocks,
     write_text,
@@ -114,7 +115,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     }
     state = {"step": checkpoint.step, **checkpoint.state, **told}
     write_text(folder / "state.json", json.dumps({**state, DIGEST: digest_of(state)}))
-    files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
+    files = {p.name: {"size": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(folder.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
 
@@ -146,11 +147,6 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     text += b" " * (-len(text) % 8)
     contents = (tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names)
     write_blocks(path, chain([len(text).to_bytes(8, "little"), text], contents))
-
-
-def _digest(path: Path) -> str:
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -190,7 +186,7 @@ def _check(path: Path, entry: Any) -> None:
     size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
     if path.stat().st_size != size:
         raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, but {size} were written.")
-    if _digest(path) != digest:
+    if sha256_of(path) != digest:
         raise DamagedCheckpoint(f"{path}: its content has changed since it was written (SHA-256 differs).")
 
 

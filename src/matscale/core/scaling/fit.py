@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
@@ -214,9 +214,7 @@ def _fitted(table: Table, law: str, options: Options) -> Fit:
     if law == "isoflop":
         return fit_isoflop(table, one_variable, options.target)
     if law == "frontier" or (law == "c" and _has_frontier(table)):
-        return fit_frontier(
-            table, _affordable(one_variable), options.target, samples=options.samples, seed=options.seed
-        )
+        return fit_frontier(table, unbroken(one_variable), options.target, samples=options.samples, seed=options.seed)
     if law in AXES:
         return fit_slice(table, law, one_variable, options.target, options.at)
     if law == "mixed":
@@ -261,8 +259,8 @@ def _form(name: str) -> Law:
         raise ConfigError(f"There is no law {name!r}. {did_you_mean(name, known)}") from None
 
 
-def _affordable(laws: list[Law]) -> list[Law]:
-    """Laws that may be fitted to a convex hull: all but the broken ones, as a break may be an artefact of the hull."""
+def unbroken(laws: Sequence[Law]) -> list[Law]:
+    """Laws without a break. Only these may be fitted to a convex hull, as a break may be an artefact of the hull."""
     return [law for law in laws if law.verdict != "broken law"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import re
 import shutil
 import tarfile
@@ -21,6 +20,7 @@ from matscale.core.files import (
     remove,
     rename,
     replacing_folder,
+    sha256_of,
     write_all,
     write_text,
 )
@@ -46,12 +46,12 @@ def retrieve(
     Received bytes are kept in `<path>.part`; a later call continues from there. Raises DataError if the download fails
     or has another SHA-256 than `sha256`.
     """
-    if path.is_file() and (sha256 is None or digest_of(path) == sha256):
+    if path.is_file() and (sha256 is None or sha256_of(path) == sha256):
         return path
     make_folder(path.parent)
     part = path.with_name(path.name + ".part")
     Resuming(part, progress, what)(url)
-    found = None if sha256 is None else digest_of(part)
+    found = None if sha256 is None else sha256_of(part)
     if found != sha256:
         remove(part)
         raise DataError(
@@ -60,12 +60,6 @@ def retrieve(
         )
     rename(part, path)
     return path
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Resuming:

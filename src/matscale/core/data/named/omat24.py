@@ -15,7 +15,7 @@ from matscale.core.data.named import cache, download
 from matscale.core.data.sources.pack import pack
 from matscale.core.data.store.manifest import FILE
 from matscale.core.errors import DataError, did_you_mean
-from matscale.core.files import make_folder, remove, write_json
+from matscale.core.files import make_folder, remove, sha256_of, write_json
 from matscale.core.progress import SILENT, Reporter
 
 VARIABLE = "MATSCALE_OMAT24_URL"
@@ -142,7 +142,7 @@ def _bring(name: str, archive: Archive, path: Path, progress: Reporter, workers:
     download.retrieve(archive.url, file, archive.sha256, progress, f"Downloading {name}")
     progress.stage(f"Unpacking {file.name}")
     record = {
-        "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": download.digest_of(file)
+        "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": sha256_of(file)
     }  # fmt: skip
     source = path.with_name(f"{path.name}.source")  # kept if packing is interrupted, so that it can go on
     if not source.exists():

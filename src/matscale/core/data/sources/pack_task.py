@@ -15,12 +15,11 @@ from matscale.core.data.sources.labels import MISSING, Keys, Unusable, attach
 from matscale.core.data.sources.limits import Limits, using
 from matscale.core.data.sources.remarks import is_isolated_atom
 from matscale.core.data.sources.screen import screen
-from matscale.core.data.store.arrays import sha256
 from matscale.core.data.store.shard import arrays_of, narrowed, write_shard
 from matscale.core.data.store.writer import PLAN
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
-from matscale.core.files import write_text
+from matscale.core.files import sha256_of, write_text
 from matscale.core.sealing import DIGEST, DamagedRecord, read_sealed, sealed
 
 
@@ -86,7 +85,7 @@ class Result:
             result = cls(**values)
             joining = (parts / PLAN).exists()
             whole = all(
-                sha256(parts / name) == digest if (parts / name).is_file() else joining
+                sha256_of(parts / name) == digest if (parts / name).is_file() else joining
                 for name, digest in result.pieces.items()
             )
         except (DamagedRecord, TypeError, AttributeError, OSError):

@@ -96,9 +96,3 @@ def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]
     if min(shape, default=0) < 0 or end - start != count * dtype.itemsize or start < 0 or offset + end > len(buffer):
         raise ValueError(f"array at bytes {start} to {end} does not fit the file of {len(buffer)} bytes")
     return np.frombuffer(buffer, dtype, count, offset + start).reshape(shape)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import Crystal, edges_of_each
-from matscale.core.data.store.arrays import map_arrays, sha256, write_arrays
+from matscale.core.data.store.arrays import map_arrays, write_arrays
 from matscale.core.data.store.edge_cache import MANIFEST, EdgeCache, file_of, folder_of, identity_of, sizes_of, survey
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
-from matscale.core.files import DiskError, make_folder, remove, sweep_up, write_text
+from matscale.core.files import DiskError, make_folder, remove, sha256_of, sweep_up, write_text
 from matscale.core.locks import lock
 from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
@@ -101,7 +101,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
     Nothing is done if the file exists and is undamaged. Returns the number of structures.
     """
     seal = path.with_suffix(".sha256")
-    if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
+    if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256_of(path):
         return last - first
     indices, shifts, degrees, n_atoms = [], [], [], list[int]()
 

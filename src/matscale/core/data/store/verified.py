@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from matscale.core.data.named import cache
 from matscale.core.errors import MatscaleError
-from matscale.core.files import write_json
+from matscale.core.files import sha256_of, write_json
 from matscale.core.locks import lock_file
 from matscale.core.progress import Reporter
 from matscale.core.threads import usable_cores
@@ -61,7 +61,7 @@ def check_once(path: Path, digest: str, inspect: Callable[[], object], against: 
         if not again and _is_stamped(path, facts | identity):
             return False
         try:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            if sha256_of(file) != digest:
                 raise ValueError("has changed since it was written: its SHA-256 differs from that in the manifest")
             inspect()
         except ValueError:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.data.store.arrays import n_bytes, sha256
+from matscale.core.data.store.arrays import n_bytes
 from matscale.core.data.store.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash
 from matscale.core.data.store.shard import LABELS, arrays_of, map_shard, narrowed, windows, write_shard
 from matscale.core.data.store.statistics import PropertySummaries, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.files import make_folder, remove, sweep_up, write_text
+from matscale.core.files import make_folder, remove, sha256_of, sweep_up, write_text
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 PIECE_BYTES = 64 << 20
@@ -149,7 +149,7 @@ def _joined_before(shard: Path, parts: Path) -> str:
     """
     seal = parts / f"{shard.name}.sha256"
     written = seal.read_text(encoding="utf-8") if seal.is_file() else ""
-    if not shard.is_file() or sha256(shard) != written:
+    if not shard.is_file() or sha256_of(shard) != written:
         raise DataError(
             f"{shard}: is not what an interrupted packing wrote, and the pieces that it was made of are gone. Remove "
             f"{parts}, and pack again."

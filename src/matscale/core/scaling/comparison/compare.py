@@ -22,7 +22,7 @@ from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SH
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
 from matscale.core.scaling.comparison.joint_pairs import compared
 from matscale.core.scaling.comparison.multipliers import ArchitectureLaws, multipliers
-from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows
+from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows, unbroken
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import BESIDE, HELD, Means, hold, refuse_mixed_costs, size_means, slice_of
@@ -137,7 +137,7 @@ def compare(
             part = part.keep(part["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         means[name] = size_means(part, axis, fixed)
     _check_enough(means)
-    owns = {name: fit_means(m, _unbroken(laws), target, no_learning[name]) for name, m in means.items()}
+    owns = {name: fit_means(m, unbroken(laws), target, no_learning[name]) for name, m in means.items()}
     law = _common_form(owns, laws)
     fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
     joints = {name: joint_law(table.of_architecture(name), Options(target=target, samples=300)) for name in names}
@@ -238,10 +238,6 @@ def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:
 
 def _near(values: Array, value: float) -> np.ndarray:
     return np.asarray(np.abs(np.log(values / value)) < 0.02)
-
-
-def _unbroken(laws: Sequence[Law]) -> list[Law]:
-    return [law for law in laws if law.verdict != "broken law"]
 
 
 def _common_form(owns: Mapping[str, Fit], laws: Sequence[Law]) -> Law:

@@ -13,8 +13,8 @@ distances, GemNet's symmetric edges, triplets, quadruplets. On equal ground the 
 are compared first. A step is forward, loss (the sum of the mean absolute energy and force), backward, AdamW. Forces of
 SchNet are derivatives; matscale's come with the stress, schnetpack's, PyG's and fairchem's without. Denormal numbers
 are flushed to zero on all sides. Medians over passes of all batches, in seconds of the processor; a ratio is the median
-of the ratios of a pass, `least` and `largest` are their range. Memory is the peak of three training steps on the largest
-batch, in a process of its own, above what the process had once the model was built.
+of the ratios of a pass, `least` and `largest` are their range. Memory is the peak of three training steps on the
+largest batch, in a process of its own, above what the process had once the model was built.
 """
 
 from __future__ import annotations

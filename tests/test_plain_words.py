@@ -1,4 +1,4 @@
-"""Docstrings of matscale, outside plugins and benchmarks begin with a noun or a verb; they and comments hold no riddle."""
+"""Docstrings of matscale, outside plugins and benchmarks begin with a noun or a verb, and hold no riddle."""
 
 from __future__ import annotations
 

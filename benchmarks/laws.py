@@ -396,9 +396,9 @@ def verdicts(reps: int) -> None:
 
 
 def joint_verdicts(reps: int) -> None:
-    """Print the verdicts on true joint laws and on tables of no joint law, and the laws whose interval misses alpha."""
+    """Print the verdicts on true joint laws and on tables of no joint law, and the laws that miss alpha or beta."""
     law = host().law("nd")
-    print("sizes x data x seeds, noise, scatter; what is wrong | verdicts | laws that miss alpha | triggers")
+    print("sizes x data x seeds, noise, scatter; what is wrong | verdicts | laws that miss alpha or beta | triggers")
     usual = (6, 5, 2, 0.02, 0.0)
     true = ((5, 5, 3, 0.01, 0.0), usual, (8, 5, 1, 0.02, 0.0), (8, 5, 3, 0.01, 0.005), (6, 5, 2, 0.01, 0.02))
     for design, fault in (
@@ -409,17 +409,19 @@ def joint_verdicts(reps: int) -> None:
         for rng in told:
             x, y = grid(rng, *design)
             fit = fit_joint(_table(x, y + FAULTS[fault](x) if fault else y), law, samples=300)
-            low, high = fit.intervals["alpha"]
+            held = [
+                low <= TRUE_ND[name] <= high for name, (low, high) in fit.intervals.items() if name in ("alpha", "beta")
+            ]
             told.words[fit.verdict] += 1
-            told.saw(missing=fit.is_law and not low <= TRUE_ND["alpha"] <= high)
+            told.saw(missing=fit.is_law and not all(held))
             triggers.update({reason.trigger for reason in fit.reasons})
         why = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in sorted(triggers.items()))
         print(f"{design}; {fault} | {told.said()} | {told.percent('missing'):.0f} % | {why or 'none'}", flush=True)
 
 
-def _of_size(x: Array, k: int, off: float) -> Array:
-    """`off` at the k-th size, 0 at the others."""
-    return off * (x[:, 0] == np.unique(x[:, 0])[k])
+def _of_size(x: Array, k: int, off: float, axis: int = 0) -> Array:
+    """`off` at the k-th size (or amount of data, with `axis` 1), 0 at the others."""
+    return off * (x[:, axis] == np.unique(x[:, axis])[k])
 
 
 def _without_trend(x: Array) -> Array:
@@ -438,6 +440,10 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
     "no trend but the smallest size 50 % high": lambda x: _without_trend(x) + _of_size(x, 0, 0.4),
     "no trend": _without_trend,
     "a slope that is 0.1 flatter from the middle on": lambda x: 0.1 * np.maximum(x[:, 0] - x[:, 0].mean(), 0),
+    "the largest amount of data 10 % high": lambda x: _of_size(x, -1, 0.1, axis=1),
+    "the smallest amount of data 10 % high": lambda x: _of_size(x, 0, 0.1, axis=1),
+    "a slope in d that is 0.1 flatter from the middle on": lambda x: 0.1 * np.maximum(x[:, 1] - x[:, 1].mean(), 0),
+    "both ends of d 10 % high": lambda x: _of_size(x, 0, 0.1, axis=1) + _of_size(x, -1, 0.1, axis=1),
 }
 """Fault of a table of no joint law -> addition to ln L at ln (n, d)."""
 

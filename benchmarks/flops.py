@@ -20,7 +20,7 @@ from machine import machine
 from matscale.core.flops import cost_of, peak_of
 from matscale.core.hosting.host import get, host
 from matscale.core.runs.config import TrainConfig
-from matscale.core.train.accumulation import Accumulation, Group
+from matscale.core.train.accumulation import Accumulation, StepBatches
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LabelObjective
 from matscale.core.train.processes.world import World
@@ -57,10 +57,10 @@ def case(name: str, n_params: int, data: str, batch: int, steps: int = 12) -> st
     groups = Accumulation(setup.training_loader(), 1, CPU, learner.objective).groups(0, 0)
     step, accounting = [], []
 
-    def train(group: Group) -> None:
+    def train(group: StepBatches) -> None:
         learner.update(learner.gradient(group.batches, group.labelled), 1e-3, 1)
 
-    def account(group: Group) -> None:
+    def account(group: StepBatches) -> None:
         cost.step(group.batches[0].shape)
 
     for group in islice(groups, steps):

@@ -13,6 +13,7 @@ from matscale.core.data.sources.pack import pack
 from matscale.core.data.store.manifest import Manifest
 from matscale.core.data.store.writer import PARTS
 from matscale.core.errors import DataError, MatscaleError
+from matscale.core.files import sha256_of
 from matscale.core.hosting.host import get
 from matscale.core.inference.compare import baselines_of
 from matscale.core.runs import checkpoint
@@ -100,7 +101,7 @@ def test_a_checkpoint_whose_digests_are_deleted_counts_as_damaged(run):
             checkpoint.load_weights(folder)
         change(folder / "manifest.json", files=manifest["files"])
     change(folder / "state.json", digest=None)
-    entry = {"size": (folder / "state.json").stat().st_size, "sha256": checkpoint._digest(folder / "state.json")}
+    entry = {"size": (folder / "state.json").stat().st_size, "sha256": sha256_of(folder / "state.json")}
     change(folder / "manifest.json", files=manifest["files"] | {"state.json": entry})
     with pytest.raises(checkpoint.DamagedCheckpoint, match="its digest is missing"):
         checkpoint.read_state(folder)

@@ -18,6 +18,7 @@ import matscale
 from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, MatscaleError, NonFinitePrediction, StoppedEarly
+from matscale.core.files import sha256_of
 from matscale.core.hosting.host import get
 from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs import checkpoint
@@ -186,7 +187,7 @@ def rewrite(folder: Path, name: str, change) -> None:
     change(tensors)
     save_file(tensors, folder / name)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = {"size": (folder / name).stat().st_size, "sha256": checkpoint._digest(folder / name)}
+    manifest["files"][name] = {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -18,6 +18,7 @@ line to FILE at each point.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,6 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,7 +104,7 @@ def sha256_of(file: Path | io.BufferedReader) -> str:
     if isinstance(file, Path):
         with open_file(file) as opened:
             return sha256_of(opened)
-    return file_digest(file, "sha256").hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def _temporary(path: Path) -> Path:
     if (os.getpid(), folder) not in _swept:
         _swept.add((os.getpid(), folder))
         sweep_up(folder)
-    name = path.name if len(os.fsencode(path.name)) <= 128 else sha256(os.fsencode(path.name)).hexdigest()
+    name = path.name if len(os.fsencode(path.name)) <= 128 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     temporary = folder / f".{name}{TEMPORARY}-{_HOST}-{os.getpid()}"
     _mine.add(temporary)
     return temporary

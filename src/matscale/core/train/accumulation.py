@@ -68,9 +68,6 @@ class Accumulation:
                 f"{loader.n_structures} structures cannot be shared among {self.world.size} processes. Use fewer "
                 "processes, or more data."
             )
-        if self.world.size > 1:
-            by = "edges" if loader.is_balanced_by_edges else "atoms"
-            self.world.check_same("measures of the work", {"work divided by": by})
 
     def groups(self, epoch: int, batch: int) -> Iterator[StepBatches]:
         """Yield groups without end, starting with batch number `batch` of `epoch`."""

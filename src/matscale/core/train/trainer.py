@@ -40,6 +40,9 @@ class Trainer:
         self.recorder, self.world, self.progress = recorder, recorder.world, recorder.progress
         loader, accumulate = setup.training_loader(), self.config.batch.accumulate
         self.accumulation = Accumulation(loader, accumulate, self.device, self.objective, self.world)
+        if self.world.size > 1:
+            by = "edges" if loader.is_balanced_by_edges else "atoms"
+            self.world.check_same("measures of the work", {"work divided by": by})
         self.samples = Samples(setup, recorder.run, self.world)
         epochs = self.config.budget.epochs
         steps = None if epochs is None else steps_of(loader, accumulate, epochs)

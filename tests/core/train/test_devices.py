@@ -11,6 +11,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.runs.config import ComputeConfig
 from matscale.core.threads import shared_among
 from matscale.core.train.compute import configured, device_of
+from matscale.core.train.processes import world
 from matscale.core.train.processes.launch import n_processes
 from matscale.core.train.processes.world import World
 
@@ -178,3 +179,15 @@ def test_processes_share_the_cores_unless_a_number_of_threads_is_set(monkeypatch
     assert [shared_among(n) for n in (1, 3, 20)] == [{}, {"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1"}]
     monkeypatch.setenv("MKL_NUM_THREADS", "8")
     assert shared_among(2) == {}
+
+
+@pytest.mark.parametrize(("agents", "prefixes"), [("1", ["start 0", "start 1"]), ("2", ["start 0", "start 0"])])
+def test_restarted_processes_of_one_agent_do_not_read_the_addresses_of_dead_ones(
+    monkeypatch: pytest.MonkeyPatch, agents: str, prefixes: list[str]
+) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", agents)
+    found = []
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        found.append(world._attempt())
+    assert found == prefixes

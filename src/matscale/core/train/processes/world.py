@@ -104,8 +104,10 @@ class World:
         backend, own = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
         limit = timedelta(seconds=timeout)
         with self._answered():
+            store, _, _ = next(dist.rendezvous(self.meeting, self.rank, self.size, timeout=limit))
+            store = dist.PrefixStore(_attempt(), store)
             dist.init_process_group(
-                backend, self.meeting, rank=self.rank, world_size=self.size, timeout=limit, device_id=own
+                backend, store=store, rank=self.rank, world_size=self.size, timeout=limit, device_id=own
             )
         try:
             with warnings.catch_warnings():
@@ -230,6 +232,16 @@ _NAMED = 4
 
 def _differs(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
     return any(row.get(key) != rows[0].get(key) for row in rows)
+
+
+def _attempt() -> str:
+    """Prefix of the keys by which processes find one another, which differs from start to start of a run.
+
+    The agent of torchrun and `--devices` keeps one store for all starts, so that restarted processes would read the
+    addresses of dead ones. With several agents, each counts its own starts, and the prefix cannot depend on them.
+    """
+    is_counted = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if is_counted else '0'}"
 
 
 def _by_rank(values: Sequence[Any]) -> str:

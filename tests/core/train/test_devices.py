@@ -93,7 +93,9 @@ def test_nccl_knows_the_gpu_of_its_process(monkeypatch: pytest.MonkeyPatch) -> N
     given: dict[str, object] = {}
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *a, **k: given.update(k, backend=a[0]))
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda *a, **k: iter([(torch.distributed.HashStore(), 3, 4)]))
+    monkeypatch.setattr(
+        "matscale.core.train.processes.world.rendezvous", lambda *a, **k: iter([(torch.distributed.HashStore(), 3, 4)])
+    )
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     with World(3, 4, 3).connected(torch.device("cuda", 3), 60):

@@ -21,6 +21,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from matscale.core.errors import ConfigError, PeerLost
@@ -104,8 +106,8 @@ class World:
         backend, own = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
         limit = timedelta(seconds=timeout)
         with self._answered():
-            store, _, _ = next(dist.rendezvous(self.meeting, self.rank, self.size, timeout=limit))
-            store = dist.PrefixStore(_attempt(), store)
+            store, _, _ = next(rendezvous(self.meeting, self.rank, self.size, timeout=limit))
+            store = PrefixStore(_attempt(), store)
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=limit, device_id=own
             )

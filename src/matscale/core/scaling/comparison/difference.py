@@ -43,7 +43,7 @@ class Pair:
     first: str
     second: str
     difference: float
-    """Exponent of the first minus that of the second"""
+    """Exponent of the first minus that of the second; NaN if the slopes are local and no joint laws take their place"""
     interval: tuple[float, float]
     p: float
     """p-value of the difference; NaN if the exponents cannot be compared"""

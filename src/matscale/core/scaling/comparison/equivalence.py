@@ -32,7 +32,7 @@ def check_margin(margin: float | None) -> None:
     if margin is not None and not (margin > 0 and np.isfinite(margin)):
         raise ConfigError(
             f"--margin {margin:g}: the margin is the largest difference of exponents that does not matter, and must be "
-            "above 0. Write for example --margin 0.02."
+            "a finite number above 0. Write for example --margin 0.02."
         )
 
 

@@ -69,6 +69,10 @@ def _not_comparable(pair: Pair, why: str, helps: str) -> Pair:
     nan = float("nan")
     return replace(
         pair,
+        difference=nan,
+        interval=(nan, nan),
+        standard_error=nan,
+        freedom=nan,
         p=nan,
         p_adjusted=nan,
         verdict=NO_TEST,

@@ -30,9 +30,9 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.model.outputs import Outputs, model_outputs
 from matscale.core.model.reference_path import reference_path
+from matscale.core.model.sphere.grid import LEBEDEV
 from matscale.plugins.eqv2 import SIZES as SIZES_BY_NAME
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
-from matscale.plugins.eqv2.config import LEBEDEV
 
 WIDTHS = {"channels": 32, "edge_channels": 32, "attention_hidden": 32, "ffn_hidden": 32, "n_heads": 4, "n_layers": 3}
 DEGREES = {(3, 2): (8, 10, 14, 18, 24, 32), (4, 2): (10, 14, 18, 24, 32, 48), (6, 3): (14, 18, 24, 32)}

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from matscale.core.locks import CLAIM as CLAIM_FILE
     from matscale.core.locks import claim as claim_run
     from matscale.core.locks import is_claimed as is_run_claimed
+    from matscale.core.model import sphere as sphere
     from matscale.core.model.activation_checkpointing import checkpoint_like as checkpoint_like
     from matscale.core.model.architecture import CLAIMS as CLAIMS
     from matscale.core.model.architecture import Architecture as Architecture
@@ -197,6 +198,7 @@ __all__ = [
     "remove_path",
     "renamed_options",
     "resolve_step",
+    "sphere",
     "sum_by_structure",
     "times_matrix",
     "to_toml",
@@ -251,6 +253,7 @@ _LAZY = {
     "ShiftedSoftplus": "matscale.core.model.layers.radial:ShiftedSoftplus",
     "cosine_cutoff": "matscale.core.model.layers.radial:cosine_cutoff",
     "polynomial_cutoff": "matscale.core.model.layers.radial:polynomial_cutoff",
+    "sphere": "matscale.core.model:sphere",
     "LinearRows": "matscale.core.model.layers.linear_rows:LinearRows",
     "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
     "Scoped": "matscale.core.scoped:Scoped",
@@ -318,5 +321,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'matscale.plugin' has no name {name!r}")
     module, _, attribute = _LAZY[name].partition(":")
-    globals()[name] = value = getattr(import_module(module), attribute)
+    holder = import_module(module)
+    # A package such as `sphere` becomes an attribute of the one that holds it only when it is imported.
+    value = getattr(holder, attribute) if hasattr(holder, attribute) else import_module(f"{module}.{attribute}")
+    globals()[name] = value
     return value

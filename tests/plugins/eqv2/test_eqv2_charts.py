@@ -14,9 +14,10 @@ from matscale.core.data.structure import Structure
 from matscale.core.hosting.host import host
 from matscale.core.model.outputs import model_outputs
 from matscale.core.model.reference_path import reference_path
-from matscale.plugins.eqv2 import fast, rotation
-from matscale.plugins.eqv2.charts import HALF_WIDTH, ChartPassage
-from matscale.plugins.eqv2.rotation import POLAR, EdgeRotation
+from matscale.core.model.sphere import rotation
+from matscale.core.model.sphere.charts import HALF_WIDTH, ChartPassage
+from matscale.core.model.sphere.rotation import POLAR, EdgeRotation
+from matscale.plugins.eqv2 import fast
 from matscale.testing import checks
 
 GRADIENT = {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.2, "lmax": 3}

@@ -23,11 +23,11 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.fairchem.checkpoint import FairchemCheckpoint, read
 from matscale.core.fairchem.run import import_run, translate
+from matscale.core.model.sphere.tensor import parts_from_tensor, tensor_from_parts
 from matscale.core.runs.record import Run
 from matscale.plugins.eqv2 import EqV2, graph
 from matscale.plugins.eqv2.fairchem.importer import configuration
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, fairchem_name
-from matscale.plugins.eqv2.heads import parts_from_tensor, tensor_from_parts
 
 BACKBONE = {
     "model": "equiformer_v2_backbone",

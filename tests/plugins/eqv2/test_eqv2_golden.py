@@ -9,11 +9,11 @@ from torch import Tensor
 
 from matscale.core.data.neighbors import collate
 from matscale.core.model.outputs import Outputs
+from matscale.core.model.sphere.coefficients import kept
+from matscale.core.model.sphere.tensor import parts_from_tensor
 from matscale.plugins.eqv2 import EqV2, graph
 from matscale.plugins.eqv2.config import idle_parameters
 from matscale.plugins.eqv2.fairchem.names import fairchem_name
-from matscale.plugins.eqv2.heads import parts_from_tensor
-from matscale.plugins.eqv2.so3 import kept
 
 TOLERANCES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 

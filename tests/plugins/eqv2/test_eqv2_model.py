@@ -15,11 +15,12 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.reference_path import reference_path
+from matscale.core.model.sphere.dropout import Drop
+from matscale.core.model.sphere.edges import WideGaussians
+from matscale.core.model.sphere.norm import make_norm
+from matscale.core.model.sphere.rotation import wigner
 from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims, fast
-from matscale.plugins.eqv2.blocks import Drop, make_norm
-from matscale.plugins.eqv2.edges import WideGaussians
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, fairchem_name, load_fairchem
-from matscale.plugins.eqv2.rotation import wigner
 
 
 def turned(structure: Structure, rotation: np.ndarray) -> Structure:

@@ -15,7 +15,7 @@ from torch import Tensor
 from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.model.outputs import model_outputs
-from matscale.plugins.eqv2.edges import Edges
+from matscale.core.model.sphere.edges import Edges
 
 FORMS = [
     {},

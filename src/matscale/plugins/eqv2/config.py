@@ -6,21 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, ConfigError, Positive
-
-MAX_DEGREE = 11
-"""Highest degree l of the spherical harmonics that e3nn provides."""
-
-GridKind = Literal["product", "lebedev"]
-LEBEDEV = {
-    4: 6, 6: 14, 8: 26, 10: 38, 12: 50, 16: 86, 18: 110, 20: 146, 22: 170, 24: 194, 30: 302, 32: 350, 36: 434,
-    42: 590, 48: 770, 54: 974, 60: 1202, 66: 1454, 72: 1730, 78: 2030, 84: 2354, 90: 2702, 96: 3074, 102: 3470,
-    108: 3890, 114: 4334, 120: 4802, 126: 5294, 132: 5810,
-}  # fmt: skip
-"""Number of points of each Lebedev rule with positive weights, by resolution, which is the rule's degree plus 1.
-
-The rules of degree 13, 25 and 27 have negative weights, which increase the error of the grid, and are left out.
-"""
+from matscale.plugin import ArchitectureConfig, ConfigError, Positive, sphere
 
 
 class EqV2Config(ArchitectureConfig):
@@ -30,7 +16,7 @@ class EqV2Config(ArchitectureConfig):
     """Channels C of each spherical-harmonic coefficient of an atom."""
     n_layers: Positive = 4
     """Number of blocks, each with an attention layer and a feed-forward network."""
-    lmax: int = Field(default=4, ge=1, le=MAX_DEGREE)
+    lmax: int = Field(default=4, ge=1, le=sphere.MAX_DEGREE)
     """Highest degree l of the spherical harmonics; at least 2 for a model that predicts the stress directly."""
     mmax: int = Field(default=2, ge=0)
     """Highest order |m| that messages keep in the frame of their edge; at most lmax."""
@@ -54,7 +40,7 @@ class EqV2Config(ArchitectureConfig):
     """Number of nearest neighbours that send messages; 0: all within the cutoff, with a smooth envelope."""
     strict_neighbors: bool = False
     """Whether exactly `max_neighbors` are kept; otherwise, also further neighbours at nearly the same distance."""
-    grid: GridKind = "product"
+    grid: sphere.GridKind = "product"
     """Grid of the sphere for activations: `product`, latitudes × longitudes; `lebedev`, a third as many points."""
     grid_resolution: int = Field(default=18, ge=2, le=512)
     """Resolution R of the grid, which integrates all degrees below R exactly; even, and at least 2(lmax + 1).
@@ -97,7 +83,7 @@ class EqV2Config(ArchitectureConfig):
     def _fits_together(self) -> Self:
         if self.mmax > self.lmax:
             raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
-        self._check_grid()
+        sphere.check_resolution(self.grid_resolution, self.lmax, self.grid)
         if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
             raise ValueError(
                 f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
@@ -115,26 +101,10 @@ class EqV2Config(ArchitectureConfig):
             )
         return self
 
-    def _check_grid(self) -> None:
-        needed = 2 * (self.lmax + 1)
-        if self.grid_resolution < needed or self.grid_resolution % 2:
-            raise ValueError(
-                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the resolution has to be even and "
-                f"at least 2(lmax + 1) = {needed}, or functions would change on the way to the grid and back."
-            )
-        if self.grid == "lebedev" and self.grid_resolution not in LEBEDEV:
-            below = [r for r in LEBEDEV if needed <= r < self.grid_resolution][-1:]
-            near = below + [r for r in LEBEDEV if r > self.grid_resolution][:1]
-            offered = " or ".join(f"{r} ({LEBEDEV[r]} points)" for r in near)
-            raise ValueError(
-                f"grid_resolution = {self.grid_resolution}: there is no Lebedev rule of degree "
-                f"{self.grid_resolution - 1} with positive weights. Nearest: {offered}."
-            )
-
     @property
     def n_grid_points(self) -> int:
         """Number of points of each grid."""
-        return LEBEDEV[self.grid_resolution] if self.grid == "lebedev" else self.grid_resolution**2
+        return sphere.LEBEDEV[self.grid_resolution] if self.grid == "lebedev" else self.grid_resolution**2
 
     @property
     def is_smooth(self) -> bool:

@@ -1,51 +1,19 @@
 r"""Output heads: energy, forces and stress from the coefficients of atoms.
 
-    energy = Σ_atoms FFN(x)_{l=0} / mean_atoms               forces = attention(x)_{l=1}, which is (x, y, z)
-    stress = s₀ 1/√3 + Σ_m s_2m T_m
-
-A symmetric tensor consists of a scalar, its trace/√3, and five l = 2 components; T_m are unit tensors in e3nn's order:
-xz, xy, (2yy − xx − zz)/√6, yz, (zz − xx)/√2 (each off-diagonal pair as (xz + zx)/√2). This change of basis is
-orthogonal: the Frobenius norm of the stress is the norm of its parts.
+energy = Σ_atoms FFN(x)_{l=0} / mean_atoms               forces = attention(x)_{l=1}, which is (x, y, z)
+stress = from l = 0 and l = 2 of a feed-forward network (`sphere.tensor_from_parts`)
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, full_precision, mean_by_structure, sum_by_structure
+from matscale.plugin import AtomicBatch, mean_by_structure, sphere, sum_by_structure
 from matscale.plugins.eqv2.attention import GraphAttention
-from matscale.plugins.eqv2.blocks import FeedForward, make_norm
+from matscale.plugins.eqv2.blocks import FeedForward
 from matscale.plugins.eqv2.config import EqV2Config
-from matscale.plugins.eqv2.edges import Edges
-from matscale.plugins.eqv2.so3 import SphereGrid
-
-_2, _3, _6 = math.sqrt(0.5), math.sqrt(1 / 3), math.sqrt(1 / 6)
-TENSORS = (
-    ((_3, 0, 0), (0, _3, 0), (0, 0, _3)),
-    ((0, 0, _2), (0, 0, 0), (_2, 0, 0)),
-    ((0, _2, 0), (_2, 0, 0), (0, 0, 0)),
-    ((-_6, 0, 0), (0, 2 * _6, 0), (0, 0, -_6)),
-    ((0, 0, 0), (0, 0, _2), (0, _2, 0)),
-    ((-_2, 0, 0), (0, 0, 0), (0, 0, _2)),
-)
-"""Symmetric tensors [6, 3, 3] of the scalar and the five l = 2 components."""
-
-
-@full_precision
-def tensor_from_parts(isotropic: Tensor, anisotropic: Tensor) -> Tensor:
-    """Compose symmetric tensors [n, 3, 3] from isotropic [n] and anisotropic [n, 5] parts."""
-    parts = torch.cat([isotropic[:, None], anisotropic], dim=1)
-    return torch.einsum("np,pab->nab", parts, torch.tensor(TENSORS, dtype=parts.dtype, device=parts.device))
-
-
-def parts_from_tensor(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Split tensors [n, 3, 3] into isotropic [n] and anisotropic [n, 5] parts; the antisymmetric part is dropped."""
-    parts = torch.einsum("nab,pab->np", tensor, torch.tensor(TENSORS, dtype=tensor.dtype, device=tensor.device))
-    return parts[:, 0], parts[:, 1:]
 
 
 class EnergyHead(nn.Module):
@@ -55,7 +23,7 @@ class EnergyHead(nn.Module):
         super().__init__()
         self.feed_forward, self.mean_atoms = FeedForward(config, 1), config.mean_atoms
 
-    def forward(self, x: Tensor, grid: SphereGrid, data: AtomicBatch) -> Tensor:
+    def forward(self, x: Tensor, grid: sphere.SphereGrid, data: AtomicBatch) -> Tensor:
         """Energies [n_structures] in float64, from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         return sum_by_structure(self.feed_forward(x, grid)[:, 0, 0], data) / self.mean_atoms
 
@@ -67,7 +35,7 @@ class ForcesHead(nn.Module):
         super().__init__()
         self.attention = GraphAttention(config, 1, alpha_drop=0.0)
 
-    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
+    def forward(self, x: Tensor, edges: sphere.Edges, grid: sphere.SphereGrid) -> Tensor:
         """Forces [n_atoms, 3], from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         coefficients: Tensor = self.attention(x, edges, grid)
         return coefficients[:, 1:4, 0]
@@ -80,7 +48,9 @@ class EquivariantStressHead(nn.Module):
         super().__init__()
         self.feed_forward = FeedForward(config, 1)
 
-    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, edges: sphere.Edges, grid: sphere.SphereGrid, data: AtomicBatch
+    ) -> tuple[Tensor, Tensor]:
         """Parts of the stress, isotropic [n_structures], anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
         mean = mean_by_structure(self.feed_forward(x, grid)[:, :9, 0], data)
         return mean[:, 0], mean[:, 4:]
@@ -95,14 +65,16 @@ class Rank2StressHead(nn.Module):
         super().__init__()
         width = 2 * config.channels
         self.lmax = config.lmax
-        self.harmonics_norm = make_norm(config.norm, config.lmax, 1)
+        self.harmonics_norm = sphere.make_norm(config.norm, config.lmax, 1)
         self.edge_norm = nn.LayerNorm(width)
         self.isotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         self.anisotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         # Scale and shift of the two parts. Imported models have others: they were trained on separately scaled parts.
         self.register_buffer("normalisers", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
-    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, edges: sphere.Edges, grid: sphere.SphereGrid, data: AtomicBatch
+    ) -> tuple[Tensor, Tensor]:
         """Parts of the stress, isotropic [n_structures], anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
         ls = list(range(self.lmax + 1))
         # Harmonics of the vector itself, d^l Y(n): the norm removes only part of the distance.

@@ -21,20 +21,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, DataError, DatasetInfo, Graph, Outputs
+from matscale.plugin import AtomicBatch, DataError, DatasetInfo, Graph, Outputs, sphere
 from matscale.plugins.eqv2 import fast
-from matscale.plugins.eqv2.attention import EdgeDegree, RadialNetwork
-from matscale.plugins.eqv2.blocks import Block, make_norm
+from matscale.plugins.eqv2.attention import radial_network
+from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.config import EqV2Config, check_elements, idle_parameters
-from matscale.plugins.eqv2.edges import EdgeFrames, Edges
-from matscale.plugins.eqv2.heads import (
-    EnergyHead,
-    EquivariantStressHead,
-    ForcesHead,
-    Rank2StressHead,
-    tensor_from_parts,
-)
-from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
+from matscale.plugins.eqv2.heads import EnergyHead, EquivariantStressHead, ForcesHead, Rank2StressHead
 
 
 class EqV2(nn.Module):
@@ -43,13 +35,19 @@ class EqV2(nn.Module):
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
         self.config = config
-        self.edge_frames = EdgeFrames(config)
-        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax, config.grid)
-        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution, grid=config.grid)
+        self.edge_frames = sphere.EdgeFrames(
+            *(config.lmax, config.mmax, config.cutoff, config.n_radial),
+            name="eqv2",
+            envelope=config.is_smooth,
+            passage=config.is_smooth,
+        )
+        self.edge_grid = sphere.SphereGrid(config.lmax, config.grid_resolution, config.mmax, config.grid)
+        self.atom_grid = sphere.SphereGrid(config.lmax, config.grid_resolution, grid=config.grid)
         self.element = nn.Embedding(config.max_atomic_number + 1, config.channels)  # row 0 is no element
-        self.edge_degree = EdgeDegree(config)
+        radial = radial_network(config, (config.lmax + 1) * config.channels)
+        self.edge_degree = sphere.EdgeDegree(config.lmax, radial, config.mean_degree)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = make_norm(config.norm, config.lmax, config.channels)
+        self.norm = sphere.make_norm(config.norm, config.lmax, config.channels)
         initialise(self, config.weight_init)
         self.energy = EnergyHead(config)
         if config.forces == "direct":
@@ -70,7 +68,7 @@ class EqV2(nn.Module):
         self._check_elements(data.atomic_numbers)
         return self._run(data, self.edge_frames(data))[:, 0]
 
-    def _run(self, data: AtomicBatch, edges: Edges) -> Tensor:
+    def _run(self, data: AtomicBatch, edges: sphere.Edges) -> Tensor:
         """Normalised coefficients of atoms [n_atoms, K, C] after the last block."""
         x = self.embed_graph(data, edges)
         for block in self.blocks:
@@ -78,7 +76,7 @@ class EqV2(nn.Module):
         normalised: Tensor = self.norm(x)
         return normalised
 
-    def embed_graph(self, data: AtomicBatch, edges: Edges) -> Tensor:
+    def embed_graph(self, data: AtomicBatch, edges: sphere.Edges) -> Tensor:
         """Initial coefficients of atoms [n_atoms, K, C], from elements and edges."""
         neighbors: Tensor = self.edge_degree(edges)
         return neighbors + self.embed_elements(data)
@@ -88,7 +86,7 @@ class EqV2(nn.Module):
         scalars = self.element(data.atomic_numbers)[:, None]
         return nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
 
-    def read_out(self, x: Tensor, edges: Edges, data: AtomicBatch) -> Outputs:
+    def read_out(self, x: Tensor, edges: sphere.Edges, data: AtomicBatch) -> Outputs:
         """Compute the outputs from the normalised coefficients of atoms, `x` [n_atoms, K, C]."""
         energy = self.energy(x, self.atom_grid, data)
         if self.config.forces == "gradient":
@@ -96,7 +94,7 @@ class EqV2(nn.Module):
         forces = self.forces(x, edges, self.edge_grid)
         if self.config.stress_head == "none":
             return Outputs(energy=energy, forces=forces)
-        stress = tensor_from_parts(*self.stress(x, edges, self.atom_grid, data))
+        stress = sphere.tensor_from_parts(*self.stress(x, edges, self.atom_grid, data))
         return Outputs(energy=energy, forces=forces, stress=stress)
 
     def recomputable(self) -> list[nn.Module]:
@@ -124,9 +122,9 @@ def initialise(model: nn.Module, kind: str) -> None:
     These weights are drawn from a normal distribution with a standard deviation of 1/√inputs. For any other kind, they
     keep torch's default, uniform within ±1/√inputs. The weights of the heads always keep it.
     """
-    radial = {id(m) for net in model.modules() if isinstance(net, RadialNetwork) for m in net.modules()}
+    radial = {id(m) for net in model.modules() if isinstance(net, sphere.RadialNetwork) for m in net.modules()}
     for module in model.modules():
-        if not isinstance(module, nn.Linear | SO3Linear):
+        if not isinstance(module, nn.Linear | sphere.SO3Linear):
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matscale.plugin import sphere
 from matscale.plugins.eqv2.config import EqV2Config
-from matscale.plugins.eqv2.edges import WideGaussians
-from matscale.plugins.eqv2.so3 import SphereGrid, degrees, kept, orders
 
 Tables = dict[str, Tensor]
 
@@ -43,32 +42,32 @@ def fairchem_tables(config: EqV2Config) -> Tables:
         ([*on_edges, *convolutions], "mappingReduced.", _mapping(config.lmax, config.mmax)),
         (["backbone", *attentions, *feed_forwards], "SO3_grid.", _grids(config.lmax, config.grid_resolution)),
         (norms, "", _norm(config.norm, config.lmax)),
-        (linear, "", {"expand_index": torch.tensor(degrees(config.lmax))}),
+        (linear, "", {"expand_index": torch.tensor(sphere.degrees(config.lmax))}),
     ):
         found |= {f"{owner}.{part}{name}": table for owner in owners for name, table in tables.items()}
     return found
 
 
 def _centers(config: EqV2Config) -> Tensor:
-    return WideGaussians(config.cutoff, config.n_radial).centers.float()
+    return sphere.WideGaussians(config.cutoff, config.n_radial).centers.float()
 
 
 @cache
 def _within(lmax: int, mmax: int) -> list[int]:
     """Indices of the coefficients with |m| ≤ mmax in the degree-major order of all."""
-    return [k for k, m in enumerate(orders(lmax)) if abs(m) <= mmax]
+    return [k for k, m in enumerate(sphere.orders(lmax)) if abs(m) <= mmax]
 
 
 @cache
 def _mapping(lmax: int, mmax: int) -> Tables:
     """Tables of l and m for the coefficients with |m| ≤ mmax, and the permutation from degree-major to order-major."""
     within = _within(lmax, mmax)
-    m = torch.tensor(orders(lmax))[within]
+    m = torch.tensor(sphere.orders(lmax))[within]
     to_m = torch.zeros(len(within), len(within))
-    for row, place in enumerate(kept(lmax, mmax).places):
+    for row, place in enumerate(sphere.kept(lmax, mmax).places):
         to_m[row, within.index(place)] = 1.0
     return {
-        "l_harmonic": torch.tensor(degrees(lmax))[within],
+        "l_harmonic": torch.tensor(sphere.degrees(lmax))[within],
         "m_harmonic": m.abs(),
         "m_complex": m,
         "res_size": torch.tensor([len(within)]),
@@ -97,10 +96,10 @@ def _grid(lmax: int, mmax: int, resolution: int) -> Tables:
     Both are [latitudes, longitudes, coefficients].
     """
     within = _within(lmax, mmax)
-    grid = SphereGrid(lmax, resolution)
+    grid = sphere.SphereGrid(lmax, resolution)
     mmax = min(lmax, mmax)
-    rescale = torch.ones(len(degrees(lmax)), dtype=torch.float64)
-    rescale[kept(lmax, mmax).places] = torch.from_numpy(kept(lmax, mmax).rescale)
+    rescale = torch.ones(len(sphere.degrees(lmax)), dtype=torch.float64)
+    rescale[sphere.kept(lmax, mmax).places] = torch.from_numpy(sphere.kept(lmax, mmax).rescale)
     to_grid, from_grid = grid.to_grid * rescale, grid.from_grid.T * rescale
     shape = (resolution, resolution, len(within))
     return {
@@ -112,7 +111,7 @@ def _grid(lmax: int, mmax: int, resolution: int) -> Tables:
 def _norm(kind: str, lmax: int) -> Tables:
     if kind == "layer_norm":
         return {}
-    degree = np.array(degrees(lmax))
+    degree = np.array(sphere.degrees(lmax))
     if kind == "layer_norm_sh":
         return {"balance_degree_weight": _column(1.0 / ((2 * degree[1:] + 1) * lmax))}
     balance = _column(1.0 / ((2 * degree + 1) * (lmax + 1)))

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.plugins.eqv2.attention import EdgeDegree, EdgeFunction, GraphAttention, SO2Convolution, smooth_leaky
+from matscale.plugin import sphere
+from matscale.plugins.eqv2.attention import EdgeFunction, GraphAttention
 from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edge_function import FastEdgeFunction
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.fast.sizes import EdgeFunctionSizes, chunk_of
-from matscale.plugins.eqv2.so3 import SphereGrid
 
 
-def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
+def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: sphere.SphereGrid) -> Tensor:
     """Forward pass of `GraphAttention`: computes coefficients [n_atoms, K, n_out].
 
     `x` [n_atoms, K, C] has K coefficients with C channels for each atom, `rho` [n_edges, width] the radial features.
@@ -30,7 +30,7 @@ def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges
     return so3_linear(by_degree(edges.atoms(summed)), module.project.weight, module.project.bias)
 
 
-def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
+def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: sphere.SphereGrid) -> Tensor:
     """Forces [n_atoms, 3]: the l = 1 output of the attention layer in the head of the forces.
 
     The projection of l = 1 acts on the channels of a head, which share one attention weight. Therefore the projection
@@ -61,13 +61,13 @@ def _folded(module: GraphAttention) -> list[Tensor]:
     return zero + [torch.cat([fold(half[:n]) for half in pair.chunk(2)]) for pair in parameters(conv)[2:3]]
 
 
-def parameters(conv: SO2Convolution) -> list[Tensor]:
+def parameters(conv: sphere.SO2Convolution) -> list[Tensor]:
     """Parameters of a convolution: weight and bias of m = 0, weights of m > 0."""
     return [conv.m0.weight, conv.m0.bias, *(linear_at(conv.m, m).weight for m in range(len(conv.m)))]
 
 
 def edge_values(
-    function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid
+    function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: sphere.SphereGrid
 ) -> tuple[Tensor, Tensor]:
     """Values [n_edges, outputs of the second convolution] and features [n_edges, heads·A] of the edges.
 
@@ -88,7 +88,7 @@ def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdg
 
     In training, dropout is applied to the weights.
     """
-    curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
+    curved = sphere.smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
     logits = (curved * module.alpha_dot).sum(-1)
     envelope = edges.edges.envelope
     if envelope is None:
@@ -143,7 +143,7 @@ class WeightedSum(torch.autograd.Function):
         return None, g_values, g_alpha
 
 
-def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
+def edge_degree(module: sphere.EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
     """Edge-degree embedding [n_atoms, K, C]: Σ_{e -> i} D_e^T w_e / mean_degree, with weights w for m = 0 only."""
     weights = linear_at(module.radial.net, -1)(rho).unflatten(1, (module.n_degrees, -1))
     if edges.edges.envelope is not None:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.plugins.eqv2.charts import Passage
+from matscale.plugin import sphere
 from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
 from matscale.plugins.eqv2.fast.grid_products import folded, product, product_into
@@ -209,12 +209,12 @@ class _Work:
             self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
         return product(table, folded(x), room=self.buffers[name])
 
-    def passage(self, chunk: Chunk) -> Passage | None:
+    def passage(self, chunk: Chunk) -> sphere.Passage | None:
         """Edges of the chunk whose activation is a mean over both charts (`charts`)."""
         passage = self.edges.edges.passage
         return None if passage is None else passage.within(chunk.edges)
 
-    def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: Passage | None) -> None:
+    def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: sphere.Passage | None) -> None:
         """Apply the activation to `hidden` [n, K_r, H] and `gates` [n, H]; written to `curved` [n, n_used, H]."""
         self._silu(hidden, curved)
         if passage is not None:
@@ -232,7 +232,7 @@ class _Work:
             product_into(from_grid, grid, out)
 
     def activate_backward(
-        self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor, passage: Passage | None
+        self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor, passage: sphere.Passage | None
     ) -> Tensor:
         """Return the gradient of `hidden`; that of `gates` is written to `g_gates`."""
         g_hidden = self.buffer("g_hidden", *hidden.shape)

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from matscale.plugin import AtomicBatch
-from matscale.plugins.eqv2.edges import EdgeFrames, Edges
+from matscale.plugin import AtomicBatch, sphere
 
 
 class Block(NamedTuple):
@@ -63,7 +62,7 @@ class Chunk(NamedTuple):
 class SortedEdges:
     """Edges of a batch sorted by target, with targets sorted by degree. Outside this class, atoms keep their order."""
 
-    edges: Edges
+    edges: sphere.Edges
     """Edges of the batch, sorted."""
     order: Tensor | None
     """[n_targets] atoms that have edges, sorted by degree; None: all atoms, in the order of the batch."""
@@ -132,7 +131,7 @@ def _chunk(blocks: list[Block]) -> Chunk:
     return Chunk(slice(blocks[0].first_edge, blocks[-1].edges.stop), blocks)
 
 
-def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
+def sorted_edges(frames: sphere.EdgeFrames, data: AtomicBatch) -> SortedEdges:
     """Sort the edges of a batch. Raises the errors of `frames`."""
     _, target = data.edges()
     degree, atoms = torch.bincount(target, minlength=data.n_atoms).sort(stable=True)
@@ -158,7 +157,7 @@ def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
     )
 
 
-def _pairs(edges: Edges) -> Tensor:
+def _pairs(edges: sphere.Edges) -> Tensor:
     n_coefficients = edges.into_frame.shape[2]
     atoms = torch.stack([edges.source, edges.target], dim=1)[:, None] * n_coefficients  # [n_edges, 1, 2]
     coefficients = torch.arange(n_coefficients, device=atoms.device)[:, None]

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matscale.plugin import sphere
 from matscale.plugins.eqv2.blocks import FeedForward
 from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.grid_products import folded, product, product_into
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.fast.sizes import grid_at_once
-from matscale.plugins.eqv2.so3 import SphereGrid
 
 
-def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
+def feed_forward(module: FeedForward, x: Tensor, grid: sphere.SphereGrid) -> Tensor:
     """Feed-forward network: computes [n_atoms, K, n_out] from `x` [n_atoms, K, C] (K coefficients, C channels)."""
     first, middle, last = (linear_at(module.pointwise, layer).weight for layer in (0, 2, 4))
     parts = by_degree(x)
@@ -46,7 +46,7 @@ class Pointwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, grid: sphere.SphereGrid) -> Tensor:
         at_once = grid_at_once(grid.to_grid.shape[0] * x.shape[2], x)
         to_grid, from_grid = grid.to_grid.to(x.dtype), grid.from_grid[1:].to(x.dtype)
         out = torch.zeros_like(x)

@@ -8,11 +8,10 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, mean_by_structure, sum_by_structure
+from matscale.plugin import AtomicBatch, mean_by_structure, sphere, sum_by_structure
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.feed_forward import feed_forward, scalars
 from matscale.plugins.eqv2.heads import EnergyHead, EquivariantStressHead, Rank2StressHead
-from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def energy(head: EnergyHead, x: Tensor, data: AtomicBatch) -> Tensor:
@@ -21,7 +20,7 @@ def energy(head: EnergyHead, x: Tensor, data: AtomicBatch) -> Tensor:
 
 
 def stress(
-    head: nn.Module, x: Tensor, edges: SortedEdges, grid: SphereGrid, data: AtomicBatch
+    head: nn.Module, x: Tensor, edges: SortedEdges, grid: sphere.SphereGrid, data: AtomicBatch
 ) -> tuple[Tensor, Tensor]:
     """Parts of the stress, isotropic [n_structures] and anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
     if isinstance(head, Rank2StressHead):

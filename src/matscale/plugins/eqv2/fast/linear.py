@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from matscale.plugins.eqv2.attention import RadialNetwork
-from matscale.plugins.eqv2.edges import Edges
+from matscale.plugin import sphere
 
 
 def linear_at(layers: nn.Sequential | nn.ModuleList, place: int) -> nn.Linear:
@@ -32,7 +31,7 @@ def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([linear(parts[0], weight[0], bias), *out], dim=1)
 
 
-def radial_features(networks: list[RadialNetwork], edges: Edges) -> list[Tensor]:
+def radial_features(networks: list[sphere.RadialNetwork], edges: sphere.Edges) -> list[Tensor]:
     """Radial features ρ [n_edges, width] of each network: the output of all its layers except the last.
 
     The first layers of all networks are computed as one product with the Gaussians. The part of these layers that

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from matscale.plugin import AtomicBatch, Outputs, Scoped, checkpoint_like, is_reference_path_wanted
+from matscale.plugin import AtomicBatch, Outputs, Scoped, checkpoint_like, is_reference_path_wanted, sphere
 from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
 from matscale.plugins.eqv2.fast.feed_forward import feed_forward
 from matscale.plugins.eqv2.fast.linear import radial_features
-from matscale.plugins.eqv2.heads import tensor_from_parts
 
 if TYPE_CHECKING:
     from matscale.plugins.eqv2.model import EqV2
@@ -66,7 +65,7 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
     return None
 
 
-_OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
+_OWN = ("torch.nn.modules.", f"{sphere.__name__}.", "matscale.plugins.eqv2.")
 
 
 def _altered(model: EqV2) -> str | None:
@@ -114,5 +113,5 @@ def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: Ato
     force = forces(model.forces.attention, x, rho, edges, model.edge_grid)
     if model.config.stress_head == "none":
         return Outputs(energy=energy, forces=force)
-    stress = tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data))
+    stress = sphere.tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data))
     return Outputs(energy=energy, forces=force, stress=stress)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from matscale.plugin import sphere
 from matscale.plugins.eqv2.fast.edges import SortedEdges
-from matscale.plugins.eqv2.so3 import SphereGrid
 
 CHUNK = 512
 """Number of edges per chunk on a CPU: enough for matrix products at full speed, despite the overhead of Python."""
@@ -35,7 +35,7 @@ class EdgeFunctionSizes:
     channels: int
     hidden: int
     n_features: int
-    grid: SphereGrid
+    grid: sphere.SphereGrid
 
 
 class AtOnce(NamedTuple):

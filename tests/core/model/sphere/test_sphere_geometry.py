@@ -10,10 +10,12 @@ import torch
 from e3nn import o3
 from torch.testing import assert_close
 
-from matscale.plugins.eqv2.config import LEBEDEV, GridKind
-from matscale.plugins.eqv2.heads import TENSORS, parts_from_tensor, tensor_from_parts
-from matscale.plugins.eqv2.rotation import POLAR, EdgeRotation, wigner
-from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid, degrees, kept, sphere_points, spherical_harmonics
+from matscale.core.model.sphere.activation import Gate
+from matscale.core.model.sphere.coefficients import degrees, kept, spherical_harmonics
+from matscale.core.model.sphere.grid import LEBEDEV, GridKind, Scale, SphereGrid, sphere_points
+from matscale.core.model.sphere.linear import SO3Linear
+from matscale.core.model.sphere.rotation import POLAR, EdgeRotation, wigner
+from matscale.core.model.sphere.tensor import TENSORS, parts_from_tensor, tensor_from_parts
 
 
 def directions(n: int = 40) -> torch.Tensor:
@@ -79,10 +81,12 @@ def test_what_was_rescaled_comes_back_rescaled_twice() -> None:
     assert [round(float(f), 6) for f in factor[:, 0][:5]] == [1.0, 1.0, 1.0, 1.4, 1.8]
 
 
-def test_grid_matrices_agree_with_those_of_e3nn() -> None:
-    grid = SphereGrid(4, 18)
-    to_grid = o3.ToS2Grid(4, (18, 18), normalization="component", dtype=torch.float64)
-    from_grid = o3.FromS2Grid((18, 18), 4, normalization="component", dtype=torch.float64)
+@pytest.mark.parametrize("scale", ["component", "integral"])
+@pytest.mark.parametrize("shape", [(18, 18), (14, 9)])
+def test_grid_matrices_agree_with_those_of_e3nn(shape: tuple[int, int], scale: Scale) -> None:
+    grid = SphereGrid(4, shape, scale=scale)
+    to_grid = o3.ToS2Grid(4, shape, normalization=scale, dtype=torch.float64)
+    from_grid = o3.FromS2Grid(shape, 4, normalization=scale, dtype=torch.float64)
     expected = torch.einsum("mbi,am->bai", to_grid.shb, to_grid.sha).flatten(0, 1)
     assert_close(grid.to_grid, expected, rtol=0, atol=1e-6)
     expected = torch.einsum("am,mbi->bai", from_grid.sha, from_grid.shb).flatten(0, 1)
@@ -113,6 +117,16 @@ def test_a_linear_map_of_degrees_commutes_with_rotations() -> None:
     d = torch.from_numpy(wigner(3, o3.rand_matrix(dtype=torch.float64).numpy()))
     x = torch.randn(6, 16, 4, dtype=torch.float64)
     assert_close(linear(d @ x), d @ linear(x), rtol=0, atol=1e-12)
+
+
+def test_gates_commute_with_rotations() -> None:
+    torch.manual_seed(0)
+    d = torch.from_numpy(wigner(3, o3.rand_matrix(dtype=torch.float64).numpy()))
+    x, gates = torch.randn(6, 16, 4, dtype=torch.float64), torch.randn(6, 12, dtype=torch.float64)
+    gate = Gate(3)
+    assert_close(gate(d @ x, gates), d @ gate(x, gates), rtol=0, atol=1e-12)
+    places = kept(3, 2).places
+    assert_close(Gate(3, 2)(x[:, places], gates), gate(x, gates)[:, places])
 
 
 def test_symmetric_tensors_and_their_parts_turn_alike() -> None:

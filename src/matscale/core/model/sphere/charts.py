@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matscale.plugins.eqv2.rotation import POLAR, is_polar, multiples
-from matscale.plugins.eqv2.so3 import degrees, kept, orders
+from matscale.core.model.sphere.coefficients import degrees, kept, orders
+from matscale.core.model.sphere.rotation import POLAR, is_polar, multiples
 
 HALF_WIDTH = 0.05
 """Half the width of the range of |y| around `POLAR` in which both charts are used."""
@@ -36,7 +36,7 @@ HALF_WIDTH = 0.05
 class Passage:
     """Edges in the range of |y| where both charts are used, with rotations into the frame of the other chart.
 
-    The K_r coefficients of these edges are order-major (module `so3`).
+    The K_r coefficients of these edges are order-major (module `coefficients`).
     """
 
     edges: Tensor

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matscale.plugins.eqv2.so3 import Array, degrees, kept, orders, spherical_harmonics
+from matscale.core.model.sphere.coefficients import Array, degrees, kept, orders, spherical_harmonics
 
 POLAR = 0.9
 """|y| of a direction above which the second chart is used."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, DataError, full_precision, is_counted, polynomial_cutoff
-from matscale.plugins.eqv2.charts import ChartPassage, Passage
-from matscale.plugins.eqv2.config import EqV2Config
-from matscale.plugins.eqv2.rotation import EdgeRotation
-from matscale.plugins.eqv2.so3 import kept
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError
+from matscale.core.model.layers.radial import polynomial_cutoff
+from matscale.core.model.reference_path import is_counted
+from matscale.core.model.sphere.charts import ChartPassage, Passage
+from matscale.core.model.sphere.coefficients import kept
+from matscale.core.model.sphere.rotation import EdgeRotation
+from matscale.core.precision import full_precision
 
 SHORTEST = 1e-6
 """Length [Å] below which an edge is refused, since it has no direction."""
@@ -32,13 +35,13 @@ class Edges:
     vec: Tensor
     """[n_edges, 3] edge vectors from centre i to neighbour j [Å]."""
     basis: Tensor
-    """[n_edges, n_radial] Gaussians of the distance."""
+    """[n_edges, n_radial] Gaussians of the distance; a model may append features of the elements."""
     envelope: Tensor | None
     """[n_edges] 1 at distance 0, 0 at the cutoff; None where the neighbour rule is not smooth."""
     into_frame: Tensor
     """[n_edges, K_r, K] matrices that rotate an atom's coefficients (degree-major) into the edge's frame."""
     out_of_frame: Tensor
-    """[n_edges, K, K_r] inverse rotations, rescaled to compensate for the omitted coefficients."""
+    """[n_edges, K, K_r] inverse rotations; where the model wants it, rescaled to compensate for the omitted orders."""
     passage: Passage | None
     """Edges whose activation is a mean over both charts (`charts`); None if the model need not be smooth."""
     n_atoms: int
@@ -118,14 +121,32 @@ class EdgeFrames(nn.Module):
 
     rescale: Tensor
 
-    def __init__(self, config: EqV2Config) -> None:
+    def __init__(
+        self,
+        lmax: int,
+        mmax: int,
+        cutoff: float,
+        n_radial: int,
+        *,
+        name: str,
+        envelope: bool = True,
+        passage: bool = False,
+        rescaled: bool = True,
+    ) -> None:
+        """Set up frames for degrees up to `lmax` and orders up to `mmax`; `cutoff` in Å.
+
+        With `envelope`, edges get the factor by which their messages vanish at the cutoff. With `passage`, those
+        between the charts get what an activation on a coarse grid needs to be smooth (module `charts`). With
+        `rescaled`, degrees above mmax are multiplied by √((2l+1)/(2 mmax+1)) on their way out of the frame. `name` is
+        the name of the architecture, for messages.
+        """
         super().__init__()
-        self.cutoff, self.is_smooth = config.cutoff, config.is_smooth
-        self.gaussians = WideGaussians(config.cutoff, config.n_radial)
-        self.rotation = EdgeRotation(config.lmax, config.mmax)
-        self.passage = ChartPassage(config.lmax, config.mmax) if config.is_smooth else None
-        rescale = torch.from_numpy(kept(config.lmax, config.mmax).rescale)
-        self.register_buffer("rescale", rescale, persistent=False)
+        self.cutoff, self.name, self.has_envelope, self.is_rescaled = cutoff, name, envelope, rescaled
+        self.gaussians = WideGaussians(cutoff, n_radial)
+        self.rotation = EdgeRotation(lmax, mmax)
+        self.passage = ChartPassage(lmax, mmax) if passage else None
+        rescale = torch.from_numpy(kept(lmax, mmax).rescale)
+        self.register_buffer("rescale", rescale if rescaled else torch.ones_like(rescale), persistent=False)
 
     @full_precision
     def forward(self, data: AtomicBatch) -> Edges:
@@ -134,8 +155,9 @@ class EdgeFrames(nn.Module):
         vec = data.edge_vec()
         d = torch.linalg.vector_norm(vec, dim=-1)
         if not torch.compiler.is_compiling():
-            _check_lengths(d, j, i)
+            self._check_lengths(d, j, i)
         into_frame = self.rotation(vec)
+        out_of_frame = into_frame * self.rescale.to(vec.dtype)[:, None] if self.is_rescaled else into_frame
         return Edges(
             source=j,
             target=i,
@@ -143,9 +165,9 @@ class EdgeFrames(nn.Module):
             target_element=data.atomic_numbers.index_select(0, i),
             vec=vec,
             basis=self.gaussians(d),
-            envelope=polynomial_cutoff(d, self.cutoff) if self.is_smooth else None,
+            envelope=polynomial_cutoff(d, self.cutoff) if self.has_envelope else None,
             into_frame=into_frame,
-            out_of_frame=(into_frame * self.rescale.to(vec.dtype)[:, None]).transpose(1, 2),
+            out_of_frame=out_of_frame.transpose(1, 2),
             passage=self._passage(vec),
             n_atoms=data.n_atoms,
         )
@@ -156,11 +178,10 @@ class EdgeFrames(nn.Module):
         passage: Passage = self.passage(vec)
         return passage
 
-
-def _check_lengths(distance: Tensor, j: Tensor, i: Tensor) -> None:
-    if distance.numel() and not bool((distance > SHORTEST).all()):
-        e = int(torch.where(distance > SHORTEST, torch.inf, 0.0).argmin())
-        raise DataError(
-            f"eqv2: atoms {int(j[e])} and {int(i[e])} of the batch are {float(distance[e]):.3g} Å apart, less than "
-            f"{SHORTEST:g} Å: such an edge has no direction. Remove one of the atoms."
-        )
+    def _check_lengths(self, distance: Tensor, j: Tensor, i: Tensor) -> None:
+        if distance.numel() and not bool((distance > SHORTEST).all()):
+            e = int(torch.where(distance > SHORTEST, torch.inf, 0.0).argmin())
+            raise DataError(
+                f"{self.name}: atoms {int(j[e])} and {int(i[e])} of the batch are {float(distance[e]):.3g} Å apart, "
+                f"less than {SHORTEST:g} Å: such an edge has no direction. Remove one of the atoms."
+            )

@@ -145,15 +145,16 @@ def test_a_group_that_decides_the_exponent_is_named(rng: Rng) -> None:
     assert any(reason.trigger == "d" and "without the group odd" in reason.text for reason in fit.reasons)
 
 
-def test_a_group_without_which_there_is_no_exponent_is_noted(rng: Rng) -> None:
-    one = matscale.fit(table(rng, (5, 1, 1, 1)), "mixed")
-    said = (
-        "the exponent rests on the group g0: the others have no mixed law, so that reason d could not be tried without "
-    )
-    assert f"{said}it" in one.notes
+def test_an_exponent_that_rests_on_one_group_is_an_incomplete_design(rng: Rng) -> None:
+    one = matscale.fit(table(rng, (9, 1, 1, 1), sigma=0.001), "mixed")
+    said = "b: the exponent rests on the group g0: without it, the others have too few sizes for one"
+    assert (one.verdict, [str(reason) for reason in one.reasons]) == ("incomplete design", [said])
     two = matscale.fit(table(rng, (2, 2, 1)), "mixed")
-    assert "the exponent rests on the groups g0, g1: " in " ".join(two.notes)
-    assert not any("rests on" in note for note in matscale.fit(table(rng, (4, 4, 4)), "mixed").notes)
+    assert "b: the exponent rests on the groups g0, g1: " in " ".join(map(str, two.reasons))
+    assert "b" not in triggers(matscale.fit(table(rng, (4, 4, 4)), "mixed"))
+    pair = matscale.fit(table(rng, (6, 6)), "mixed")
+    assert "b" not in triggers(pair)
+    assert "reason d could not be tried without g0 or g1: the others have no mixed law" in pair.notes
 
 
 def test_data_that_every_group_has_one_amount_of_stand_in_its_offset(rng: Rng) -> None:

@@ -262,7 +262,7 @@ def _reasons(
     reasons += flat("alpha", alpha, low, high)
     if alpha <= 0:
         reasons.append(Reason("c", f"the loss rises with {axis}: more of it makes the models worse"))
-    reasons += _unstable(points, alpha, low, high)
+    reasons += _unstable(points, alpha, low, high) + _on_few_groups(points)
     ratio = np.array([(found.tau / found.sigma) ** 2])
     reasons += _bent(points, frame, ratio, half) + _slopes_of_groups(points, half)
     reasons += _between(points, frame, ratio, half) + missed(held)
@@ -287,6 +287,25 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
         return []
     text = f"without the group {worst}, alpha changes by {percent(change / alpha)}"
     return [Reason("d", text, widening=wide_enough(change, (high - low) / 2))]
+
+
+def _on_few_groups(points: Points) -> list[Reason]:
+    """Reason against the law, if the others have no exponent without one of the groups (trigger b of the verdict).
+
+    Then the slope of this group is taken for that of all, and d cannot be tried on it.
+    """
+    names, number = points.groups
+    spare = np.bincount(number) - 1
+    needed = [
+        name
+        for g, name in enumerate(names)
+        if spare.sum() - spare[g] < 2 or points.pick(points.names != name).n_sizes < 3
+    ]
+    if not needed:
+        return []
+    which, them = ("group", "it") if len(needed) == 1 else ("groups", "any one of them")
+    text = f"the exponent rests on the {which} {listed(needed)}: without {them}, the others have too few sizes for one"
+    return [Reason("b", text)]
 
 
 def _without_each(points: Points) -> dict[str, Points | None]:
@@ -382,12 +401,8 @@ def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
             "groups"
         )
     needed = [name for name, rest in _without_each(points).items() if rest is None]
-    if needed:
-        which = "group" if len(needed) == 1 else "groups"
-        said.append(
-            f"the exponent rests on the {which} {listed(needed)}: the others have no mixed law, so that reason d could "
-            "not be tried without " + ("it" if len(needed) == 1 else "any one of them")
-        )
+    if needed and not _on_few_groups(points):
+        said.append(f"reason d could not be tried without {listed(needed, by=' or ')}: the others have no mixed law")
     if found.can_be_none:
         said.append("all groups may lie on one line: tau = 0 is not excluded")
     return [*said, *filter(None, [seen_note(table)])]

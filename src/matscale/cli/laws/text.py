@@ -49,7 +49,9 @@ def fit_text(fit: Fit) -> str:
 
 def words_of(fit: Fit) -> str:
     """Caveat beside fitted parameters: that they are a slope over this range, or must not be extrapolated."""
-    return "a slope over this range, no exponent" if fit.verdict == LOCAL_SLOPE else "as fitted; not to be extrapolated"
+    if fit.verdict != LOCAL_SLOPE:
+        return "as fitted; not to be extrapolated"
+    return "a slope over this range, no exponent" if fit.law.floor is None else "of this slice alone"
 
 
 def _candidate(tried: Candidate) -> str:
@@ -120,10 +122,10 @@ def comparison_text(result: Comparison) -> str:
     for key, fit in result.fits.items():
         rows.append([key, fit.verdict, fit.told(name), str(fit.n_sizes), str(len(fit.table))])
         if joint := result.joint.get(key):
-            exponent = joint.exponent_of(result.axis)
-            told = f"{exponent} = {joint.told(exponent)}"
+            told = result.exponent_of_joint(key)
             rows.append(["  joint law", joint.verdict, told, str(joint.n_sizes), str(len(joint.table))])
     lines.append(aligned(rows, right=(3, 4)))
+    lines += [fit.verdict_with_reasons for fit in result.fits.values() if fit.reasons]
     lines += [f"note: {key}: {told}" for key, fit in result.fits.items() if (told := seen_note(fit.table))]
     lines += [f"note: {told}" for told in result.notes]
     for pair in result.pairs:
@@ -131,7 +133,7 @@ def comparison_text(result: Comparison) -> str:
     lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]
     lines += [
         f"  {k}. {rank.architecture}  {with_interval(rank.loss, rank.low, rank.high)}"
-        + ("" if rank.is_law else "  (by a line that is no law)")
+        + ("" if rank.is_law else f"  {result.by(rank)}")
         for k, rank in enumerate(result.ranking, start=1)
     ]
     return "\n".join(lines)
@@ -147,8 +149,7 @@ def _pair(pair: Pair, result: Comparison) -> list[str]:
     if not pair.reason and not pair.basis:
         lines.append(f"  {pair.crossing_text(result.axis)}")
     lines += [f"  {line}" for line in details(pair.multipliers, result.target)]
-    lines.append(f"  to settle it: {pair.settling.text}")
-    return lines
+    return [*lines, f"  to settle it: {pair.settling.text}"] if pair.is_open else lines
 
 
 def _test(pair: Pair, n_pairs: int) -> list[str]:

@@ -29,8 +29,9 @@ def sentence(fit: Fit) -> Markup:
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
     if fit.verdict == LOCAL_SLOPE:
         why = "; ".join(reason.text for reason in fit.reasons)
-        slope = Markup("{}: a slope of {} over {}, and no exponent: {}. {}{}")
-        return slope.format(head, exponents(fit), reach(fit), why, held_out(fit), _notes(fit))
+        slope = "{}: a slope of {} over {}, and no exponent: {}. {}{}"
+        told = Markup(slope if fit.law.floor is None else "{}: {} over {}, for this slice alone: {}. {}{}")
+        return told.format(head, exponents(fit), reach(fit), why, held_out(fit), _notes(fit))
     if not fit.is_law:
         why = "; ".join(reason.text for reason in fit.reasons)
         still = f" Still, {fit.still}." if fit.still else ""
@@ -124,7 +125,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
         said.append(f"Loss of {pair.first} over that of {pair.second} at {axis} = {size(last.at)}: {ratio}.")
     if not pair.reason and not pair.basis:
         said.append(f"T{pair.crossing_text(axis)[1:]}.")
-    said.append(f"To settle it: {pair.settling.text}.")
+    said += [f"To settle it: {pair.settling.text}."] if pair.is_open else []
     tables = {name: comparison.fits[name].table for name in (pair.first, pair.second)}
     said += [f"{name}: {told}." for name, table in tables.items() if (told := seen_note(table))]
     return said
@@ -167,7 +168,7 @@ def ranking(comparison: Comparison) -> str:
     """Sentence that ranks all architectures by their loss at the largest size that all have."""
     ranks = "; ".join(
         f"{k}. {rank.architecture} {number(rank.loss, rank.low, rank.high)}"
-        + ("" if rank.is_law else " (by a line that is no law)")
+        + ("" if rank.is_law else f" {comparison.by(rank)}")
         for k, rank in enumerate(comparison.ranking, start=1)
     )
     return f"Losses at {comparison.axis.upper()} = {size(comparison.at)}: {ranks}."

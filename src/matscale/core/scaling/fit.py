@@ -21,13 +21,13 @@ from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.sources import Source, read
 from matscale.core.scaling.tables.table import AXES, Table, groups
 from matscale.core.scaling.text import listed
-from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
+from matscale.core.scaling.verdict import INCOMPLETE, LAWS, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "mixed", "auto")
 """Values of the option `law` apart from the names of forms of laws (power, floor, kaplan, ...)."""
 CURVES = ("frontier", "c", "auto")
 """Laws that use all validations of a run rather than only the last one."""
-SLOPES = ("law", LOCAL_SLOPE, REJECTED)
+SLOPES = (*LAWS, LOCAL_SLOPE, REJECTED)
 """Verdicts that a joint law of all runs may correct, if a law in one variable was fitted at a fixed other variable."""
 
 
@@ -190,13 +190,16 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
 
     The joint law contradicts it by a floor, or by another exponent. A term of the joint law in the variable that is
     held fixed bends the line of the fit: for a law in N, E + B D^-beta is a floor, so that the slope falls with N. For
-    the same reason, a power law that was rejected for its curvature is a local slope.
+    the same reason, a power law that was rejected for its curvature is a local slope. A slice with a floor of its own
+    is local, too, where the joint law stands with one: the floor of the slice is E + B D^-beta at this D alone.
     """
     fit = slice_of_grid
-    if joint is None or fit.law.floor is not None or fit.verdict not in SLOPES:
+    if joint is None or fit.verdict not in SLOPES:
         return fit
     if joint.law.floor is None or joint.verdict in (NO_LEARNING, INCOMPLETE):
         return fit
+    if fit.law.floor is not None:
+        return _of_one_slice(fit, joint) if fit.is_law and joint.is_law and joint.shows_floor else fit
     name, floor = joint.exponent_of(fit.axes[0]), joint.law.floor
     low, high = fit.intervals[fit.law.exponents[0]]
     is_other = joint.is_law and bool(name) and not low <= joint.parameters[name] <= high
@@ -207,6 +210,17 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
     reason = Reason("i", f"the joint law {joint.law.name}{itself} has a floor of {joint.told(floor)}{exponent}")
     others = [other for other in fit.reasons if other.trigger != "i"]  # that no floor is excluded is said by the floor
     return replace(fit, reasons=(reason, *others), verdict=LOCAL_SLOPE)
+
+
+def _of_one_slice(fit: Fit, joint: Fit) -> Fit:
+    """Copy of a slice with a floor of its own as a local slope, since the joint law has a floor that is lower."""
+    floor, own = joint.law.floor, fit.law.floor
+    assert floor is not None
+    assert own is not None
+    where = fit.fixed or f"the runs that vary in {fit.axes[0]} alone"
+    text = f"the joint law {joint.law.name} has a floor of {joint.told(floor)}; that of this slice, {fit.told(own)}, "
+    reason = Reason("i", f"{text}and its exponent are those at {where}")
+    return replace(fit, reasons=(reason,), verdict=LOCAL_SLOPE)
 
 
 def _fitted(table: Table, law: str, options: Options) -> Fit:

@@ -80,6 +80,11 @@ class Fit:
         return self.verdict in LAWS
 
     @property
+    def verdict_with_reasons(self) -> str:
+        """Verdict on the architecture with all reasons: `b is rejected (e: the points bend away ...)`."""
+        return f"{self.architecture} is {self.verdict} ({'; '.join(map(str, self.reasons))})"
+
+    @property
     def shows_floor(self) -> bool:
         """Whether the law has a floor whose interval excludes 0, from runs that can show one."""
         floor = self.law.floor

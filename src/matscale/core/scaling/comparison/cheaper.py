@@ -14,7 +14,7 @@ import numpy as np
 from matscale.core.errors import ConfigError
 from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import SAME
-from matscale.core.scaling.text import with_interval
+from matscale.core.scaling.text import listed, with_interval
 
 BEST = "the best n and d of each"
 """`Multiplier.basis` for compute, if each architecture has its best n and d by its own joint law."""
@@ -81,12 +81,29 @@ class Multiplier:
     reason: str = ""
     """Reason why there is no multiplier; empty if there is one"""
     notes: tuple[str, ...] = ()
+    outside: tuple[tuple[float, str], ...] = ()
+    """Losses that the user asked for and at which there is no multiplier, each with the reason"""
+    laws: tuple[str, str] = ("", "")
+    """Law of each architecture that the multipliers follow from: `joint law nd`, `law power in c`; may be empty"""
+
+    @property
+    def by(self) -> str:
+        """Clause that names the laws behind the multipliers: `by the joint law nd of each`; empty without laws."""
+        first, second = self.laws
+        if not first or not second:
+            return ""
+        return (
+            f"by the {first} of each"
+            if first == second
+            else f"by the {first} of {self.first} and the {second} of {self.second}"
+        )
 
     @property
     def turned(self) -> Multiplier:
         """Copy with the architectures exchanged: what the second needs over what the first needs."""
         points, asked = (tuple(p.turned for p in those) for those in (self.points, self.asked))
-        return replace(self, first=self.second, second=self.first, points=points, asked=asked)
+        laws = (self.laws[1], self.laws[0])
+        return replace(self, first=self.second, second=self.first, points=points, asked=asked, laws=laws)
 
     def plain(self) -> dict[str, Any]:
         floor = dict(zip(("architecture", "loss", "low", "high"), self.floor)) if self.floor else None
@@ -98,6 +115,8 @@ class Multiplier:
             "basis": self.basis or None,
             "points": [vars(point) for point in self.points],
             "asked": [vars(point) for point in self.asked],
+            "outside": [{"loss": loss, "reason": reason} for loss, reason in self.outside],
+            "laws": {self.first: self.laws[0], self.second: self.laws[1]} if self.by else None,
             "no_answer_from": floor,
             "reason": self.reason or None,
             "notes": list(self.notes),
@@ -139,6 +158,7 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
         known = [one for one in group if one.points]
         if known:
             told += [_sentence(stated, target) for stated in _by_loss(known)]
+            told += [f"{left_out}, {reason}" for left_out, reason in _outside(known, target)]
         elif basis != BEST:
             one = group[0]
             told.append(
@@ -150,10 +170,24 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
 def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]]:
     """Multipliers to be stated at each loss: at the losses that the user asked for, or else at the lowest."""
     asked = dict.fromkeys(point.loss for one in known for point in one.asked)
-    if asked:
+    if asked or any(one.outside for one in known):
         return [[(one, point) for one in known for point in one.asked if point.loss == loss] for loss in asked]
     lowest = known[0].points[0].loss
     return [[(one, one.points[0]) for one in known if abs(np.log(one.points[0].loss / lowest)) < SAME]]
+
+
+def _outside(known: Sequence[Multiplier], target: str) -> list[tuple[str, str]]:
+    """Sentences on the losses that the user asked for and that lie outside the points, each with the reason."""
+    losses = dict.fromkeys(loss for one in known for loss, _ in one.outside)
+    told = []
+    for loss in losses:
+        reasons = {reason: one for one in known for other, reason in one.outside if other == loss}
+        for reason, one in reasons.items():
+            what = "" if all(loss in dict(other.outside) for other in known) else f" in {one.what}"
+            where = f" ({one.basis})" if one.basis else ""
+            head = f"For the same {noun(target)} of {loss:.4g}, it is unknown what {one.first} needs{what} against "
+            told.append((f"{head}{one.second}{where}", reason))
+    return told
 
 
 def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
@@ -173,17 +207,26 @@ def noun(target: str) -> str:
     return f"{target} error" if target in ERRORS and target != "loss" else target
 
 
+def _is_unknown_like(one: Multiplier, other: Multiplier) -> bool:
+    """Whether a multiplier is unknown for the same reason as another one, on the same basis."""
+    return not one.points and (one.basis, one.reason) == (other.basis, other.reason)
+
+
 def details(found: Sequence[Multiplier], target: str) -> list[str]:
     """Lines of text on a pair of architectures: multipliers at several losses, notes, losses that one never reaches."""
     lines = []
-    for one in facing(found):
+    ways = facing(found)
+    for one in ways:
         name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")
         if one.points:
-            shown = one.asked or (one.points[-1], one.points[len(one.points) // 2], one.points[0])
-            told = ", ".join(f"{point.text} at {point.loss:.4g}" for point in shown)
-            lines.append(f"{name} for the same {noun(target)}: {told}")
-        else:
-            lines.append(f"{name}: unknown: {one.reason}")
+            curve = (one.points[-1], one.points[len(one.points) // 2], one.points[0])
+            shown = one.asked if one.asked or one.outside else curve
+            told = [f"{point.text} at {point.loss:.4g}" for point in shown]
+            told += [f"unknown at {loss:.4g}, {reason}" for loss, reason in one.outside]
+            lines.append(f"{name} for the same {noun(target)}{one.by and f', {one.by}'}: {', '.join(told)}")
+        elif one is next(other for other in ways if _is_unknown_like(other, one)):
+            names = listed([other.what for other in ways if _is_unknown_like(other, one)], by=" and ")
+            lines.append(f"{names}{name.removeprefix(one.what)}: unknown: {one.reason}")
         lines += one.notes
         if one.floor:
             name, *ends = one.floor

@@ -20,7 +20,7 @@ from matscale.core.files import finite
 from matscale.core.scaling.comparison.cheaper import refuse_far, sentences
 from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
-from matscale.core.scaling.comparison.joint_pairs import compared
+from matscale.core.scaling.comparison.joint_pairs import JointExponent, compared, exponent_along
 from matscale.core.scaling.comparison.multipliers import ArchitectureLaws, multipliers
 from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows, unbroken
 from matscale.core.scaling.intervals import LEVEL
@@ -59,15 +59,28 @@ class Comparison:
     """Value of the variable at which losses are ranked: the largest that all architectures reach"""
     ranking: tuple[Rank, ...]
     joint: Mapping[str, Fit] = field(default_factory=dict)
-    """Accepted joint laws by architecture; their exponents are compared instead of slopes at fixed data or size"""
+    """Accepted joint laws by architecture behind some number: compared exponents, or what is needed for a loss"""
     target: str = "loss"
     notes: tuple[str, ...] = ()
     """Other differences between the architectures that the table shows, such as labels"""
+
+    def exponent_of_joint(self, name: str) -> str:
+        """Text of the exponent of the compared variable by the joint law of the architecture `name`, or why not."""
+        found = exponent_along(self.joint[name], self.axis)
+        return found.text if isinstance(found, JointExponent) else found
 
     @property
     def cheaper(self) -> list[str]:
         """Sentences on how much of each resource an architecture and the best of the ranking need for the same loss."""
         return [told for pair in self.facing_first for told in sentences(pair.multipliers, self.target)]
+
+    def by(self, rank: Rank) -> str:
+        """Remark on a place of the ranking whose loss follows from no law; empty for a law."""
+        if rank.is_law:
+            return ""
+        fit = self.fits[rank.architecture]
+        is_slice = fit.verdict == LOCAL_SLOPE and fit.law.floor is not None
+        return "(by the law of a slice)" if is_slice else "(by a line that is no law)"
 
     @property
     def facing_first(self) -> list[Pair]:
@@ -82,6 +95,7 @@ class Comparison:
             "fixed": self.fixed or None,
             "fits": {name: fit.plain() for name, fit in self.fits.items()},
             "joint": {name: fit.plain() for name, fit in self.joint.items()},
+            "exponents_of_joint": {name: self.exponent_of_joint(name) for name in self.joint},
             "cheaper": self.cheaper,
             "pairs": [_plain_pair(pair) for pair in self.pairs],
             "ranking": [{**vars(rank), "at": self.at} for rank in self.ranking],
@@ -94,7 +108,8 @@ class Comparison:
 def _plain_pair(pair: Pair) -> dict[str, Any]:
     plain = {**vars(pair), "interval": list(pair.interval), "ratios": [vars(r) for r in pair.ratios]}
     plain["multipliers"] = [one.plain() for one in pair.multipliers]
-    return {**plain, "crossing": list(pair.crossing) if pair.crossing else None, "settling": vars(pair.settling)}
+    plain["settling"] = vars(pair.settling) if pair.is_open else None
+    return {**plain, "crossing": list(pair.crossing) if pair.crossing else None}
 
 
 def compare(
@@ -150,12 +165,6 @@ def compare(
     }
     found = [tested(a, b, means, fits, law) for a, b in combinations(names, 2)]
     pairs = _adjusted([compared(pair, joints, fits, axis) for pair in found])
-    by_joint = {name for pair in pairs if pair.basis for name in (pair.first, pair.second)}
-    shown = {
-        name: joint
-        for name, joint in joints.items()
-        if joint is not None and joint.exponent_of(axis) and name in {*used, *by_joint}
-    }
     pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
     subjects = {
         name: ArchitectureLaws(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)
@@ -165,6 +174,17 @@ def compare(
         replace(pair, multipliers=multipliers(subjects[pair.first], subjects[pair.second], axis, fixed, at_loss))
         for pair in pairs
     ]
+    behind = {name for pair in pairs if pair.basis for name in (pair.first, pair.second)}
+    behind |= {
+        name
+        for pair in pairs
+        for one in pair.multipliers
+        for name, law in zip((one.first, one.second), one.laws)
+        if law.startswith("joint law")
+    }
+    shown = {
+        name: joint for name in names if (joint := _standing(joints[name])) is not None and name in {*used, *behind}
+    }
     refuse_far(list(chain.from_iterable(pair.multipliers for pair in pairs)), at_loss)
     where, ranking = _ranking(means, fits)
     return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), shown, target, tuple(notes))

@@ -19,6 +19,10 @@ from matscale.core.scaling.text import size
 
 DIFFERENT, NOT_SHOWN, NO_TEST = "exponents differ", "no difference shown", "not comparable"
 LOCAL = "local slopes differ"
+UNLIKE, UNDECIDED = "different", "undecided"
+"""Verdicts of the equivalence test, beside `equal within` a margin."""
+DOUBT = "the exponents cannot be compared: "
+"""Beginning of the reason why a pair is not comparable."""
 SEEDS = 0.05
 """p-value below which differences between the slopes of seeds enter the test."""
 FIRST_LAWS = "each architecture needs a law first: the reasons against it are listed above"
@@ -77,6 +81,11 @@ class Pair:
     multipliers: tuple[Multiplier, ...] = ()
     """How many times as much of each resource the first architecture needs as the second, for the same loss"""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the test left something to settle: neither a difference nor an equality was found."""
+        return self.verdict in (NOT_SHOWN, NO_TEST, UNDECIDED)
+
     def crossing_text(self, axis: str) -> str:
         """Clause that says where the laws cross along `axis`."""
         if self.crossing is None:
@@ -114,7 +123,9 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
         smallest=float("nan") if reason else smallest_difference(error, freedom),
         settling=Settling(None, None, FIRST_LAWS)
         if reason
-        else settling(difference, means[a], means[b], (first.scatter, second.scatter), freedom),
+        else settling(
+            difference, means[a], means[b], (first.scatter, second.scatter), freedom, error, law.n_parameters
+        ),
         note="" if reason else _local([fits[a], fits[b]]),
         standard_error=error,
         freedom=freedom,
@@ -123,20 +134,23 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
 
 def _local(fits: Sequence[Fit]) -> str:
     """Note for a pair of which some exponent is only a slope over a range; empty if both are exponents of laws."""
-    names = " and ".join(fit.architecture for fit in fits if not fit.is_law)
-    return f"slopes over these ranges: a floor cannot be excluded for {names}" if names else ""
+    slopes = " and ".join(fit.architecture for fit in fits if not fit.is_law and fit.law.floor is None)
+    slices = [fit for fit in fits if not fit.is_law and fit.law.floor is not None]
+    told = [f"slopes over these ranges: a floor cannot be excluded for {slopes}"] if slopes else []
+    told += [f"laws of slices: {'; '.join(f'{fit.architecture} at {fit.fixed}' for fit in slices)}"] if slices else []
+    return " and ".join(told)
 
 
 def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
     """Reason why the exponents cannot be compared, such as a refused fit; empty if they can."""
     doubts = [
-        f"{fit.architecture} is {fit.verdict} ({'; '.join(str(reason) for reason in fit.reasons)})"
+        fit.verdict_with_reasons
         for fit in fits
         if not fit.is_law and {reason.trigger for reason in fit.reasons} != {"i"}
     ]
     if doubts:
-        return f"the exponents cannot be compared: {', and '.join(doubts)}"
-    return "" if freedom > 0 else "the exponents cannot be compared: there are no more sizes than parameters"
+        return DOUBT + ", and ".join(doubts)
+    return "" if freedom > 0 else f"{DOUBT}there are no more sizes than parameters"
 
 
 def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:

@@ -14,12 +14,10 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.errors import ConfigError
-from matscale.core.scaling.comparison.difference import Pair
+from matscale.core.scaling.comparison.difference import UNDECIDED, UNLIKE, Pair
 from matscale.core.scaling.comparison.power_of_test import power_of_equality
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.text import decimals
-
-UNLIKE, UNDECIDED = "different", "undecided"
 
 
 def within(margin: float) -> str:

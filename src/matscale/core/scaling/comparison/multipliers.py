@@ -31,7 +31,7 @@ from matscale.core.scaling.means import SEEDS, Means
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.solve import refine, solve
 from matscale.core.scaling.tables.table import SAME, Table
-from matscale.core.scaling.verdict import REFUSED
+from matscale.core.scaling.verdict import LOCAL_SLOPE, REFUSED
 
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
 """Name of each quantity in sentences."""
@@ -69,8 +69,7 @@ class ArchitectureLaws:
     @property
     def hindrance(self) -> str:
         """Reason why the law in one variable cannot be inverted; empty if there is none."""
-        doubts = [str(reason) for reason in self.own.reasons if reason.trigger in "ac"]
-        return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
+        return self.own.verdict_with_reasons if any(one.trigger in "ac" for one in self.own.reasons) else ""
 
     def needs(self, quantity: str) -> Needs | str:
         """Amount of `quantity` needed for a loss, as an inverted law; or the reason why the law cannot be inverted.
@@ -100,6 +99,8 @@ class Needs:
     """ln of the floor of the law and of each sample [1 + b]; -inf without a floor"""
     freedom: float
     """Degrees of freedom of the uncertainty of the law"""
+    law: str = ""
+    """Law in words: `joint law nd`, `law power in c`"""
 
 
 def multipliers(
@@ -183,7 +184,7 @@ def _notes(a: ArchitectureLaws, b: ArchitectureLaws, what: str) -> tuple[str, ..
         notes.append("hours come from the table, which does not say whether devices and threads are the same")
     refused = [one for one in (a, b) if one.own.verdict in REFUSED and not one.is_floored]
     if refused:
-        told = " and ".join(f"{one.name} is {one.own.verdict}" for one in refused)
+        told = " and ".join(one.own.verdict_with_reasons for one in refused)
         notes.append(f"{told}: the interval allows for the misfit of the law")
     return tuple(notes)
 
@@ -212,9 +213,11 @@ def _of_slice(one: ArchitectureLaws, quantity: str) -> Needs | str:
         return f"{one.name} has no more sizes than its law has parameters"
     theta = _samples(around, at, rng)
     bottoms = law.value(theta, FAR - around.frame.x[None])[:, 0] + around.frame.y
-    bottoms = bottoms if one.own.verdict == "law with floor" else np.full(len(theta), -np.inf)
+    has_floor = one.own.verdict in ("law with floor", LOCAL_SLOPE) and one.own.shows_floor
+    bottoms = bottoms if has_floor else np.full(len(theta), -np.inf)
     ends = (float(at.min()), float(at.max()))
-    return Needs(losses, _turned(law, theta, around.frame, 0, np.zeros(1), ends), bottoms, around.freedom)
+    turned = _turned(law, theta, around.frame, 0, np.zeros(1), ends)
+    return Needs(losses, turned, bottoms, around.freedom, f"law {law.name} in {quantity}")
 
 
 def _grown(means: Means, quantity: str, name: str) -> Array | str:
@@ -286,9 +289,8 @@ def _of_joint(
     far[column] = FAR
     bottoms = law.value(theta, (far - joint.frame.x)[None])[:, 0] + joint.frame.y
     ends = (float(x.min()), float(x.max()))
-    return Needs(
-        losses, _turned(law, theta, joint.frame, column, held, ends), bottoms, float(joint.spread.freedom.min())
-    )
+    turned = _turned(law, theta, joint.frame, column, held, ends)
+    return Needs(losses, turned, bottoms, float(joint.spread.freedom.min()), f"joint law {law.name}")
 
 
 def _turned(
@@ -346,7 +348,7 @@ def _at_best(one: ArchitectureLaws) -> Needs | str:
     def of(logs: Array) -> Array:
         return np.stack([np.log(needed(float(np.exp(log)), laws, cost))[rows] for log in logs], axis=1)
 
-    return Needs(losses, of, bottoms, float(joint.spread.freedom.min()))
+    return Needs(losses, of, bottoms, float(joint.spread.freedom.min()), f"joint law {joint.law.name}")
 
 
 # Ratios ---------------------------------------------------------------------------------------------------------------
@@ -386,7 +388,25 @@ def _between(
         for log, column, freedom in zip(logs, ratios.T, freedoms)
     ]
     asked = tuple(replace(point, loss=loss) for point, loss in zip(points[POINTS:], inside))
-    return replace(empty, points=tuple(points[:POINTS]), asked=asked, floor=floor, notes=notes)
+    outside = tuple(
+        (loss, _beyond(loss, names, (a, b), floors)) for loss in dict.fromkeys(at_loss) if loss not in inside
+    )
+    laws = (a.law, b.law)
+    return replace(
+        empty, points=tuple(points[:POINTS]), asked=asked, floor=floor, notes=notes, outside=outside, laws=laws
+    )
+
+
+def _beyond(loss: float, names: tuple[str, str], sides: tuple[Needs, Needs], floors: Sequence[float]) -> str:
+    """Reason why there is no multiplier at a loss: it is outside the points of an architecture, or below its floor."""
+    log = float(np.log(loss)) if loss > 0 else -np.inf
+    told = [
+        f"outside the points of {name}: from {np.exp(side.losses[0]):.4g} to {np.exp(side.losses[1]):.4g}"
+        for name, side in zip(names, sides)
+        if not side.losses[0] - SAME <= log <= side.losses[1] + SAME
+    ]
+    told = told or [f"below the floor of {name}" for name, floor in zip(names, floors) if log <= floor + 2 * SAME]
+    return " and ".join(told)
 
 
 def _variances(logs: Array) -> Array:

@@ -82,18 +82,32 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
     return float(scatter / np.sqrt(spread))
 
 
-def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
+def settling(
+    difference: float,
+    a: Means,
+    b: Means,
+    scatter: tuple[float, float],
+    freedom: float,
+    error: float,
+    n_parameters: int = 2,
+) -> Settling:
     """Number of sizes and of seeds with which the test would find a `difference` of the exponents of `a` and `b`.
 
-    `scatter` is the standard deviation of the size means about the law of each architecture.
+    `scatter` is the standard deviation of the size means about the law of each architecture, `error` the standard error
+    of the difference now. The exponent of a law with more parameters than a line is known less well than a slope; that
+    ratio is assumed to stay.
     """
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
         return Settling(None, None, "from these sizes it is not known how many would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
+    slopes = [slope_error(one, len(m), width) for one, m, width in zip(scatter, (a, b), widths, strict=True)]
+    wider = max(error / float(np.hypot(*slopes)), 1.0) if n_parameters > 2 else 1.0
 
     def seen(n_sizes: int, noise: tuple[float, float]) -> bool:
-        first, second = (slope_error(one, n_sizes, width) for one, width in zip(noise, widths, strict=True))
-        freedom = (n_sizes - 2) * (first**2 + second**2) ** 2 / (first**4 + second**4)  # Welch and Satterthwaite
+        first, second = (wider * slope_error(one, n_sizes, width) for one, width in zip(noise, widths, strict=True))
+        freedom = (
+            (n_sizes - n_parameters) * (first**2 + second**2) ** 2 / (first**4 + second**4)
+        )  # Welch and Satterthwaite
         return power(difference, float(np.hypot(first, second)), freedom) >= WANTED
 
     sizes = next((k for k in range(4, MOST + 1) if seen(k, scatter)), None)

@@ -28,6 +28,10 @@ class PluginError(MatscaleError):
     exit_code = 2
 
 
+class OutputsError(PluginError):
+    """Error for a model whose outputs have a wrong type, shape, dtype or device."""
+
+
 class DataError(MatscaleError):
     """Error for data that cannot be used."""
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from matscale.core.contract.subject import ContractError, Subject
+from matscale.core.contract.subject import ContractError, MalformedOutputs, Subject
+from matscale.core.errors import OutputsError
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
@@ -47,7 +48,10 @@ class BoundCheck:
     def __call__(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.check.run(replace(self.subject))  # a separate potential, so that checks do not affect one another
+            try:
+                self.check.run(replace(self.subject))  # a separate potential, so that checks do not affect one another
+            except OutputsError as error:
+                raise MalformedOutputs(str(error)) from None
 
     def __str__(self) -> str:
         return f"{self.subject.architecture.name}-{self.check.name}"
@@ -94,9 +98,21 @@ def checks(
 def run_contract(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[CheckResult]:
-    """Run every check, even if some fail, and return their results. Arguments as for `checks`."""
+    """Run every check, even if some fail, and return their results. Arguments as for `checks`.
+
+    Outputs of a wrong shape, dtype or device are reported once: further checks that meet them are skipped.
+    """
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
-    return [_result(check, subject) for check in _CHECKS]
+    results: list[CheckResult] = []
+    malformed = ""  # name of the first check that met malformed outputs
+    for check in _CHECKS:
+        try:
+            results.append(_result(check, subject))
+        except MalformedOutputs as found:
+            detail = f"outputs are malformed, see {malformed}" if malformed else str(found)
+            results.append(CheckResult(check.name, "skipped" if malformed else "failed", detail))
+            malformed = malformed or check.name
+    return results
 
 
 def _result(check: Check, subject: Subject) -> CheckResult:
@@ -104,6 +120,8 @@ def _result(check: Check, subject: Subject) -> CheckResult:
         return CheckResult(check.name, "skipped", reason)
     try:
         BoundCheck(check, subject)()
+    except MalformedOutputs:
+        raise
     except ContractError as found:
         return CheckResult(check.name, "failed", str(found))
     except Exception as error:  # any error of a plugin's model is a finding, and further checks follow

@@ -25,6 +25,10 @@ class ContractError(AssertionError):
     """Error for an architecture that breaks the contract or one of its claims."""
 
 
+class MalformedOutputs(ContractError):
+    """Error for an architecture whose outputs have a wrong type, shape, dtype or device, so that no value counts."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """Architecture under test, with its configuration and tolerance: the argument of every check."""

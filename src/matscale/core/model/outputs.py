@@ -6,12 +6,14 @@ then stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backwar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import OutputsError
 from matscale.core.precision import outside_autocast, times_matrix
 
 
@@ -36,6 +38,64 @@ class Outputs:
             stress=None if self.stress is None else self.stress.detach(),
             extras={name: value.detach() for name, value in self.extras.items()},
         )
+
+
+def checked(outputs: object, model: nn.Module, batch: AtomicBatch, *, derive: bool) -> Outputs:
+    """Return `outputs` of a model for a batch, if types, shapes, dtypes and devices are right. Values do not matter.
+
+    Raises OutputsError that names the model and the wrong field. No value is read, so a check of every batch costs no
+    wait for a GPU, and finds a shape that is right in the first batch by chance.
+    """
+    if torch.compiler.is_compiling():
+        assert isinstance(outputs, Outputs)
+        return outputs
+    origin = f"{type(model).__module__}.{type(model).__qualname__}"
+    if not isinstance(outputs, Outputs):
+        raise OutputsError(
+            f"{origin}: forward must return matscale.plugin.Outputs, got {type(outputs).__name__}. "
+            "Return Outputs(energy=...)."
+        )
+    n_structures, n_atoms, device = batch.n_structures, batch.n_atoms, batch.positions.device
+    shapes = {
+        "energy": ("[n_structures]", (n_structures,)),
+        "forces": ("[n_atoms, 3]", (n_atoms, 3)),
+        "stress": ("[n_structures, 3, 3]", (n_structures, 3, 3)),
+    }
+    for name, (words, shape) in shapes.items():
+        value = getattr(outputs, name)
+        wanted = f"{origin}: {name} must be {words} = {shape}"
+        if value is None:
+            if name == "energy" or (name == "forces" and not derive):
+                raise OutputsError(f"{wanted}, got None. {_ADVICE[name]}")
+            continue
+        if not isinstance(value, Tensor):
+            raise OutputsError(f"{wanted}, got {type(value).__name__}. Give a tensor.")
+        if value.shape != shape:
+            per_atom = name == "energy" and value.shape in ((n_atoms,), (n_atoms, 1))
+            advice = _SUM if per_atom else "Dimensions of size 1 count." if value.numel() == math.prod(shape) else ""
+            raise OutputsError(f"{wanted}, got {tuple(value.shape)}. {advice}".rstrip())
+        if not value.dtype.is_floating_point:
+            raise OutputsError(
+                f"{origin}: {name} must have a floating-point dtype, as positions have ({batch.positions.dtype}), "
+                f"got {value.dtype}. Make its zeros with positions.new_zeros(...)."
+            )
+        if value.device != device:
+            raise OutputsError(
+                f"{origin}: {name} must be on the device of the batch ({device}), got {value.device}. Make new tensors "
+                "with positions.new_zeros(...), and keep constants in buffers (register_buffer), which move with the "
+                "model."
+            )
+    return outputs
+
+
+_SUM = (
+    "It has one value per atom: return the sum over each structure, "
+    "energy.new_zeros(batch.n_structures).index_add(0, batch.batch, energy)."
+)
+_ADVICE = {
+    "energy": "Every model predicts the energy.",
+    "forces": 'Return forces, or register the architecture with forces="gradient" to have them derived.',
+}
 
 
 def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
@@ -74,15 +134,15 @@ def model_outputs(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, 
 
     `derive=False` (for direct forces) only calls the model. `create_graph=True` keeps the graph for training on forces
     (double backward); otherwise the result is detached. The derived stress of structures without a cell volume is NaN.
+    Raises OutputsError for a wrong type, shape, dtype or device.
     """
-    outputs: Outputs
     if not derive:
-        outputs = model(batch)
-        return outputs
+        return checked(model(batch), model, batch, derive=False)
     with torch.enable_grad():
         positions = batch.positions.detach().requires_grad_()
         strain = torch.zeros_like(batch.cell, requires_grad=True)
-        outputs = model(strained(batch.with_geometry(positions, batch.cell), strain))
+        deformed = strained(batch.with_geometry(positions, batch.cell), strain)
+        outputs = checked(model(deformed), model, batch, derive=True)
         if outputs.forces is not None and outputs.stress is not None:
             return outputs if create_graph else outputs.detach()
         if outputs.energy.requires_grad:

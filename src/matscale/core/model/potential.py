@@ -147,12 +147,11 @@ class Potential(nn.Module):
         """Predict a batch.
 
         In training mode the outputs of a gradient model keep their autograd graph (double backward), in evaluation mode
-        they do not. The stress of structures without a volume is NaN for every architecture.
+        they do not. The stress of structures without a volume is NaN for every architecture. Raises OutputsError for
+        outputs of a wrong type, shape, dtype or device.
         """
-        if self.derive:
-            raw = model_outputs(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
-        else:
-            raw = self.model(batch)
+        double_backward = self.training and torch.is_grad_enabled()
+        raw = model_outputs(self.model, batch, derive=self.derive, create_graph=double_backward)
         kind = batch.positions.dtype  # direct predictions have half precision in an autocast region
         energy_scale, forces_scale, stress_scale = self.scales.to(kind)
         if self.derive:

@@ -227,6 +227,25 @@ def test_an_outsiders_architecture_does_not_take_a_built_ins_place(site: Site) -
     assert [a.name for a in host.architectures()] == ["schnet", "a-zoo:schnet"]
 
 
+@pytest.mark.parametrize("other", ["my_extra", "my_copy"])
+def test_two_entry_points_of_one_package_are_both_named(site: Site, other: str) -> None:
+    site.install("my-extra", architecture("linear"), name="first")
+    (site.folder / "my_copy.py").write_text(architecture("linear"))
+    points = site.folder / "my_extra-1.0.dist-info" / "entry_points.txt"
+    points.write_text(f"[matscale]\nfirst = my_extra\nsecond = {other}\n")
+    host = site.host()
+    for name in ("linear", "my-extra:linear"):
+        with pytest.raises(PluginError) as caught:
+            host.architecture(name)
+        said = str(caught.value)
+        assert f"first = 'my_extra' of my-extra 1.0 and second = '{other}' of my-extra 1.0" in said
+        assert "or leave one out: MATSCALE_BLOCK_PLUGINS=my-extra:second" in said
+        assert "Say which" not in said
+    host.load_all()
+    assert all("2 entry points" in plugin.reason for plugin in host.plugins)
+    assert site.host(blocked=("my-extra:second",)).architecture("linear").name == "linear"
+
+
 @pytest.mark.parametrize("remains", ["METADATA", "entry_points.txt"])
 def test_a_broken_duplicate_of_a_distribution_is_no_clash(site: Site, remains: str) -> None:
     site.install("my-tiny", architecture("tiny"), version="2.0")

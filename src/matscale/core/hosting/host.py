@@ -189,6 +189,10 @@ class Host:
             asked = self._asked("architecture", found)
             if asked != found.value.name and not found.plugin.clash:
                 found.plugin.clash = f"another plugin has an architecture {found.value.name!r}: ask for {asked}."
+                try:
+                    self.find("architecture", asked)
+                except PluginError as error:  # both are of one package
+                    found.plugin.clash = str(error)
 
     # Hooks with a question --------------------------------------------------------------------------------------------
 
@@ -314,9 +318,18 @@ def _join(plugins: Iterable[Plugin]) -> str:
 
 
 def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
+    """Error for a name that several plugins have; `distribution:name` tells them apart unless they share a package."""
     qualified = [f"{p.entry.distribution}:{name}" for p in rivals]
-    owners = " and ".join(f"{p.entry.distribution} {p.entry.version}" for p in rivals)
-    return PluginError(f"The {what} comes from {owners}. Say which one is meant: {' or '.join(qualified)}.")
+    if len(set(map(canonical, qualified))) == len(qualified):
+        owners = " and ".join(f"{p.entry.distribution} {p.entry.version}" for p in rivals)
+        return PluginError(f"The {what} comes from {owners}. Say which one is meant: {' or '.join(qualified)}.")
+    points = " and ".join(
+        f"{p.name} = {p.entry.value!r} of {p.entry.distribution} {p.entry.version}" for p in rivals
+    )  # fmt: skip
+    advice = "Keep one of them in the pyproject.toml of the package, under [project.entry-points.matscale]"
+    if len({p.entry.qualified for p in rivals}) == len(rivals):
+        advice += f", or leave one out: {BLOCK}={rivals[-1].entry.qualified}"
+    return PluginError(f"The {what} comes from {len(rivals)} entry points: {points}. {advice}.")
 
 
 def _mark_clashes(plugins: list[Plugin]) -> None:

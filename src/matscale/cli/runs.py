@@ -13,6 +13,7 @@ from matscale.cli.text import aligned, duration, errors_table
 from matscale.core.errors import ConfigError
 from matscale.core.runs.files import called
 from matscale.core.scaling.text import with_interval
+from matscale.core.units import by_number
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
 """Statuses that follow from a run folder alone. The other two, `queued` and `blocked`, are in the ledger of a sweep."""
@@ -46,7 +47,7 @@ def list_runs(
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv exclude each other: give one of them.")
-    rows = [ledger.row(path) for path in ledger.run_folders(folder)]
+    rows = [ledger.row(path) for path in sorted(ledger.run_folders(folder), key=_in_order)]
     rows = [r for r in rows if not status or r["status"] in status]
     rows = [r for r in rows if study in (None, r["study"])]
     rows = [r for r in rows if not arch or {r["architecture"], called(r["architecture"], r["variant"])} & {*arch}]
@@ -62,6 +63,10 @@ def list_runs(
     for r in rows:
         if r["status"] not in ("planned", "blocked") and r["reason"]:
             click.echo(f"{r['run']}: {r['reason']}", err=True)
+
+
+def _in_order(run: Path) -> tuple[str, list[tuple[int, float, str]]]:
+    return str(run.parent), by_number(run.name)
 
 
 def spending(total: dict[str, float]) -> str:
@@ -102,7 +107,9 @@ def show(run: Path, as_json: bool) -> None:
         click.echo(json.dumps({**info, "status": facts["status"], "reason": facts["reason"]}, indent=2))
         return
     known = {key: value for key, value in facts.items() if value not in (None, "")}
-    click.echo(aligned([[key, f"{value:,}" if isinstance(value, int) else str(value)] for key, value in known.items()]))
+    if "epoch" in (info.get("last") or {}):
+        known["epochs"] = float(info["last"]["epoch"])  # passes over the data; the total counts complete ones only
+    click.echo(aligned([[key, _readable(value)] for key, value in known.items()]))
     rows = {which: info[which] for which in ("best", "last") if info.get(which)}
     if rows:
         click.echo("")
@@ -110,6 +117,13 @@ def show(run: Path, as_json: bool) -> None:
             click.echo("\n".join(f"{which}: {pretrained(row)}" for which, row in rows.items()))
         else:
             click.echo(errors_table(rows))
+
+
+def _readable(value: Any) -> str:
+    """Format a value of a run's row: 12,345, 3.26e+08 FLOPs, 0.889 epochs."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) >= 1e6 else f"{value:,.5g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @runs.command("forecast")

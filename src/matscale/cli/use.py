@@ -80,13 +80,13 @@ def evaluate(
     """
     from matscale.core.data.named.catalog import resolve  # start-up: torch
     from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.inference.compare import dataset_of, measure, rows_of, usable
+    from matscale.core.inference.compare import dataset_of, measure, rows_of, usable, without_dataset
     from matscale.core.inference.load import load
     from matscale.core.runs.record import Run
 
     record = Run.open(run)
-    if data is None and "dataset" not in record.info:
-        raise ConfigError(f"{run}: has no dataset of its own, because it was not trained here. Name one with --data.")
+    if data is None and (message := without_dataset(record)):
+        raise ConfigError(message)
     with reporter() as progress:
         dataset = (
             PackedDataset.open(resolve(data, progress), progress=progress) if data else dataset_of(record, progress)

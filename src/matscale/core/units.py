@@ -11,6 +11,8 @@ LARGEST_MODEL = 1e13
 """Largest accepted number of parameters; a larger one is taken for a typing error."""
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
+_IN_NAME = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)([kMGBTPE]?)(?![A-Za-z0-9])|(?<![0-9.])(\d+)")
+
 
 def parse_count(value: Any) -> Any:
     """Parse a count such as `1.5M`. A number is returned unchanged.
@@ -21,6 +23,19 @@ def parse_count(value: Any) -> Any:
     (1500000.0, 2000000000000000.0, 12000)
     """
     return _parse(value, _COUNTS, "a count such as 30k, 1M or 2e15")
+
+
+def by_number(name: str) -> list[tuple[int, float, str]]:
+    """Sort key of a name in which numbers, also those with a unit, are compared by value.
+
+    >>> sorted(["fcn-30k-seed10", "fcn-3k-seed0", "fcn-13.9k-seed0", "fcn-30k-seed9", "fcn-1M-lr1e-05"], key=by_number)
+    ['fcn-3k-seed0', 'fcn-13.9k-seed0', 'fcn-30k-seed9', 'fcn-30k-seed10', 'fcn-1M-lr1e-05']
+    """
+    parts, end = list[tuple[int, float, str]](), 0
+    for found in _IN_NAME.finditer(name):
+        parts += [(1, 0.0, name[end : found.start()]), (0, float(found[1]) * _COUNTS[found[2]], "")]
+        end = found.end()
+    return [*parts, (1, 0.0, name[end:])]
 
 
 def parse_parameters(value: Any) -> int:

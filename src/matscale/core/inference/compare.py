@@ -39,6 +39,7 @@ from matscale.core.model.potential import Potential
 from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.info import OF, baselines_for, read_own
 from matscale.core.runs.record import Run
+from matscale.core.runs.status import unusable
 from matscale.core.sealing import DamagedRecord, sealed
 from matscale.core.train.data import parts
 from matscale.core.train.evaluation import evaluate
@@ -210,16 +211,23 @@ def is_own(run: Run, dataset: PackedDataset) -> bool:
     return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
 
 
+def without_dataset(run: Run) -> str:
+    """Message on a run without a dataset, which was imported or ended before its training began; empty for others."""
+    if "imported" in run.info:
+        return (
+            f"{run.path}: has no dataset of its own, because it was not trained here. "
+            "Name one with --data (Python: data=)."
+        )
+    return "" if "dataset" in run.info else unusable(run.path, "ended before it had read its dataset")
+
+
 def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
     """Open the dataset that the run was trained on. A relative path starts from the working directory.
 
     Raises DataError if the dataset is missing or has changed, or if the run has none.
     """
-    if "dataset" not in run.info:
-        raise DataError(
-            f"{run.path}: has no dataset of its own, because it was not trained here. "
-            "Name one with --data (Python: data=)."
-        )
+    if message := without_dataset(run):
+        raise DataError(message)
     go = "Go to the directory in which the run was trained, or name the dataset: --data (Python: data=)."
     try:
         dataset = PackedDataset.open(resolve(run.config.data.path, progress), progress=progress)

@@ -100,6 +100,16 @@ def recorded(run: Path) -> State:
     return State("stopped" if status == "stopped" else "completed", _doubt(run, info))
 
 
+def unusable(run: Path, lacks: str) -> str:
+    """Message on a run that lacks something because it did not get that far: its status, the reason, what to do."""
+    state = state_of(run)
+    reason = f" ({state.reason})" if state.reason else ""
+    if state.status == "running":
+        return f"{run}: {lacks}, since it is at work. Wait for it: `matscale runs list {run}` shows its status."
+    cause = "Remove the cause, then go on" if state.status == "failed" else "Go on"
+    return f"{run}: {lacks}. Its status is {state.status}{reason}. {cause} with it: matscale train --resume -o {run}"
+
+
 def _doubt(run: Path, info: dict[str, Any]) -> str:
     """Reason to doubt that config.toml and run.json belong to one run; empty if there is none."""
     try:

@@ -19,6 +19,7 @@ from matscale.core.runs.files import CONFIG, INFO, MOVABLE, RESUMABLE
 from matscale.core.runs.info import without
 from matscale.core.runs.record import Kept, Run
 from matscale.core.runs.resumable import non_finite
+from matscale.core.runs.status import unusable
 
 PRETEXT_PREFIX = "pretext."
 """Prefix of the names of parameters that pre-training adds to a potential."""
@@ -32,9 +33,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
     architecture = architecture_of(run)
     config = architecture.config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
     if "dataset_info" not in run.info:
-        raise ConfigError(
-            f"{run.path}: run.json has no dataset_info: the run ended before its first step. Train again."
-        )
+        raise ConfigError(unusable(run.path, "ended before its first step"))
     step = resolve_step(run, checkpoint)
     weights = _weights(run, step)
     info = DatasetInfo.parse(_of_the_same_model(run, step)["dataset_info"])
@@ -83,7 +82,7 @@ def resolve_step(run: Run, checkpoint: str | int) -> int:
     """
     steps = run.checkpoints()
     if not steps:
-        raise ConfigError(f"{run.path}: has no checkpoint yet. Train on with --resume.")
+        raise ConfigError(unusable(run.path, "has no checkpoint"))
     if checkpoint in ("best", "last"):
         step = run.best if checkpoint == "best" else None
         step = run.last if step is None else step

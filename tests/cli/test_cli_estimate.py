@@ -100,8 +100,12 @@ def test_a_study_is_estimated_run_by_run_and_in_all(alloys: PackedDataset, tmp_p
     assert [run["flops"] for run in small] == [json.loads(alone.stdout)["flops"]] * 2
     assert found["total"]["flops"] == pytest.approx(sum(run["flops"] for run in found["runs"]))
     lines = matscale("estimate", str(path), "--on", "A100").stdout.splitlines()
-    assert lines[0].split() == ["RUN", "PARAMETERS", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
+    assert " ".join(lines[0].split()) == "RUN PARAMETERS N STRUCTURES STEPS FLOPS MEMORY TIME DISK STATUS"
     assert lines[5].startswith("total")
+    assert {int(line.split()[2].replace(",", "")) for line in lines[1:5]} == {
+        run["parameters"]["non_embedding"] for run in found["runs"]
+    }
+    assert "N: parameters without embeddings, as laws count them." in lines[6]
     assert "5 % of 1.95e+13 FLOP/s is assumed" in lines[6]
 
 

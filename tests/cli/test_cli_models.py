@@ -78,6 +78,13 @@ def test_the_page_for_people_states_the_neighbours_behind_the_flops() -> None:
     assert "Interaction radius [Å]." in page
 
 
+def test_the_page_says_which_count_is_the_n_of_laws() -> None:
+    counts = shown("fcn", "--params", "3k")["parameters"]
+    page = matscale("models", "show", "fcn", "--params", "3k").stdout
+    assert f"{counts['non_embedding']:,} non-embedding (the N of laws)" in page
+    assert "embeddings included" in " ".join(matscale("models", "show", "--help").stdout.split())
+
+
 def test_the_list_has_every_built_in_architecture_under_the_keys_of_show() -> None:
     result = matscale("models", "list", "--json")
     rows = {row["name"]: row for row in json.loads(result.stdout)}

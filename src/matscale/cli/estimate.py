@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matscale.cli.progress.reporter import reporter
-from matscale.cli.text import aligned, duration, size_of
+from matscale.cli.text import aligned, duration, parameter_counts, size_of
 from matscale.cli.train import training_options
 from matscale.core.errors import ConfigError
 from matscale.core.train.options import configuration, given
@@ -75,10 +75,9 @@ def estimate(
 
 def page(e: Estimate) -> str:
     """Format an estimate as text for a terminal."""
-    counts = ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in e.parameters.items())
     assumed = "reached" if e.seconds_by.startswith("timed") else "assumed"
     lines = {
-        "parameters": counts,
+        "parameters": parameter_counts(e.parameters),
         "steps": f"{e.steps:,} ({e.epochs:.3g} epochs)",
         "FLOPs": f"{e.flops:.3g} in training, {e.flops_per_step:.3g} a step; {e.validation_flops:.3g} in validation",
         "": f"by {e.flops_counted_by}; element-wise work besides: {100 * e.elementwise_share:.1f} %",
@@ -117,19 +116,19 @@ def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: 
         found = {"runs": [row.plain() for row in rows], "total": totals(rows), "to_do": totals(left)}
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    heading = ["RUN", "PARAMETERS", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
-    table = [heading, *(_cells(row) for row in rows), ["total", "", "", "", *_sums(totals(rows)), ""]]
-    click.echo(aligned(table, right=range(1, 8)))
+    heading = ["RUN", "PARAMETERS", "N", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
+    table = [heading, *(_cells(row) for row in rows), ["total", "", "", "", "", *_sums(totals(rows)), ""]]
+    click.echo(aligned(table, right=range(1, 9)))
     if 0 < len(left) < len(rows):
         flops, _, time, disk = _sums(totals(left))
         click.echo(f"{len(rows) - len(left)} of {len(rows)} runs are complete; to do: {flops} FLOPs, {time}, {disk}.")
-    click.echo(_basis(rows, estimator))
+    click.echo(f"N: parameters without embeddings, as laws count them. {_basis(rows, estimator)}")
     click.echo(f"Study: {planned.folder}")
 
 
 def _cells(row: EstimatedRun) -> list[str]:
     e = row.estimate
-    counts = [f"{n:,}" for n in (e.parameters["total"], row.run.n_train, e.steps)]
+    counts = [f"{n:,}" for n in (e.parameters["total"], e.parameters["non_embedding"], row.run.n_train, e.steps)]
     cost = [f"{e.flops:.3g}", size_of(e.memory_bytes), duration(e.seconds), size_of(e.disk_bytes)]
     return [row.run.name, *counts, *cost, row.status]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.text import aligned
+from matscale.cli.text import aligned, parameter_counts
 from matscale.cli.types import ArchitectureName, ParameterCount
 from matscale.core.errors import MatscaleError, PluginError
 
@@ -51,7 +51,9 @@ def list_models(sizes: bool, as_json: bool) -> None:
 @click.argument("name", type=ArchitectureName)
 @click.option("--size", metavar="NAME", help="A published configuration.")
 @click.option(
-    "--params", type=ParameterCount(), help="Rung of the size ladder nearest to a number of parameters: 30k, 1M."
+    "--params",
+    type=ParameterCount(),
+    help="Rung of the size ladder nearest to a number of parameters, embeddings included: 30k, 1M.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a configuration key.")
 @click.option("--count", is_flag=True, help="Run a step to check the FLOPs and to count element-wise work.")
@@ -175,7 +177,7 @@ def _page(description: Description, about: dict[str, Any]) -> str:
         "size": description.size or "none of the published ones",
         "sizes": ", ".join(about["sizes"]) or "none published",
         "ladder": about["dial"],
-        "parameters": ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in counts.items()),
+        "parameters": parameter_counts(counts),
         "FLOPs": f"{description.flops_per_atom:,.0f} per atom and training step, "
         f"at {description.neighbors_per_atom:g} neighbours per atom",
         **_counted(about.get("counted_per_atom")),

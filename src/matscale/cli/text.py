@@ -51,6 +51,15 @@ def _cell(value: float | None, factor: float, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else form.format(value * factor)
 
 
+def parameter_counts(counts: Mapping[str, int]) -> str:
+    """Format the counts of a model's parameters, and say which of them is the N of a law.
+
+    >>> parameter_counts({"total": 3012, "trainable": 3012, "embedding": 2725, "non_embedding": 287})
+    '3,012 total, 3,012 trainable, 2,725 embedding, 287 non-embedding (the N of laws)'
+    """
+    return ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in counts.items()) + " (the N of laws)"
+
+
 def size_of(n_bytes: float) -> str:
     """Format a number of bytes: 3 GB, 21 MB, 4 kB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):

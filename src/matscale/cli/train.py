@@ -26,7 +26,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
         click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
-        click.option("--params", type=ParameterCount(), help="Rung of the size ladder nearest to 30k, 1M, ..."),
+        click.option(
+            "--params",
+            type=ParameterCount(),
+            help="Rung of the size ladder nearest to 30k, 1M, ... parameters, embeddings included.",
+        ),
         click.option("--data", help="Packed dataset: a path or a name.  [default: emt]"),
         click.option(
             "--config",

@@ -40,7 +40,7 @@ def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
     n, data = facts["parameters"], facts["dataset"]
     architecture = facts["architecture"]
     lines = [
-        f"{architecture['name']}: {n['total']:,} parameters ({n['non_embedding']:,} without embeddings)",
+        f"{architecture['name']}: {n['total']:,} parameters ({n['non_embedding']:,} without embeddings, the N of laws)",
         f"Data {data['path']}: {data['train']:,} structures to train on, {data['validation']:,} to validate",
     ]
     if "pretrain" in facts:

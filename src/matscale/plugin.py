@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from matscale.core.model.architecture import closest as closest
     from matscale.core.model.architecture import count_parameters as count_parameters
     from matscale.core.model.architecture import graded as graded
+    from matscale.core.model.architecture import steps_between as steps_between
     from matscale.core.model.isolation import isolation as isolation
     from matscale.core.model.layers.heads import DirectHeads as DirectHeads
     from matscale.core.model.layers.heads import head_widths as head_widths
@@ -199,6 +200,7 @@ __all__ = [
     "renamed_options",
     "resolve_step",
     "sphere",
+    "steps_between",
     "sum_by_structure",
     "times_matrix",
     "to_toml",
@@ -225,6 +227,7 @@ _LAZY = {
     "closest": "matscale.core.model.architecture:closest",
     "count_parameters": "matscale.core.model.architecture:count_parameters",
     "graded": "matscale.core.model.architecture:graded",
+    "steps_between": "matscale.core.model.architecture:steps_between",
     "Config": "matscale.core.config:Config",
     "to_toml": "matscale.core.config:to_toml",
     "Positive": "matscale.core.runs.config:Positive",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -211,6 +211,21 @@ def graded(dial: int) -> int:
     """
     octave, rest = divmod(max(dial - 64, 0), 64)
     return (64 + rest) << octave if dial >= 64 else dial
+
+
+def steps_between(a: Sequence[int], b: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """List shapes from `a` (excluded) to `b` (included), for a ladder of model sizes.
+
+    Each raises one of the numbers by 1, and all numbers grow evenly; `b` is nowhere smaller than `a`.
+
+    >>> list(steps_between((1, 1), (2, 3)))
+    [(1, 2), (2, 2), (2, 3)]
+    """
+    steps = sorted(((k + 0.5) / (y - x), place) for place, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
+    shape = list(a)
+    for _, place in steps:
+        shape[place] += 1
+        yield tuple(shape)
 
 
 C = TypeVar("C")

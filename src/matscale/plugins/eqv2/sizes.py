@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from matscale.plugin import steps_between
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.counts import total
 
@@ -89,16 +89,7 @@ def rungs() -> tuple[Rung, ...]:
     same energy for all structures with the same number of atoms. Therefore the ladder starts with two channels.
     """
     anchors = (_SMALLEST, *_LADDER[2:], _OMAT24_S, _WIDEST)
-    return (anchors[0], *(shape for a, b in pairwise(anchors) for shape in _between(a, b)))
-
-
-def _between(a: Rung, b: Rung) -> Iterator[Rung]:
-    """List the shapes from `a` (excluded) to `b` (included). Each raises one field by 1, and all fields grow evenly."""
-    steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
-    shape = list(a)
-    for _, field in steps:
-        shape[field] += 1
-        yield Rung(*shape)
+    return (anchors[0], *(Rung(*shape) for a, b in pairwise(anchors) for shape in steps_between(a, b)))
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,48 @@
+"""eSEN: `model` has the equations, `blocks` the messages, `heads` what is read out, `sizes` the published sizes."""
+
+from __future__ import annotations
+
+from matscale.plugin import Architecture, hookimpl
+from matscale.plugins.esen.config import ESENConfig
+from matscale.plugins.esen.counts import step_flops
+from matscale.plugins.esen.model import ESEN, build, graph
+from matscale.plugins.esen.sizes import DIAL, SIZES, ladder
+
+__all__ = ["ESEN", "SIZES", "ESENConfig", "build", "graph", "ladder", "register_architectures"]
+
+
+def claims(config: ESENConfig) -> frozenset[str]:
+    """Symmetries and other properties that a model of this configuration claims to have.
+
+    No model claims reflection, since convolutions on edges distinguish left and right. Without grids, rotation is
+    exact; an activation on a grid breaks it by the grid's error, so that such a model does not claim it.
+    """
+    held = {"permutation", "translation", "periodic", "extensive"}
+    if not config.has_grids:
+        held.add("rotation")
+    if config.is_smooth:
+        held.add("smooth")
+    if config.forces == "gradient":
+        held.add("conservative")
+    return frozenset(held)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="esen",
+            summary="eSEN: smooth messages between atoms that carry functions on the sphere; forces conserve energy.",
+            reference="arXiv:2502.12147",
+            config=ESENConfig,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims_for=claims,
+            forces="both",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+            max_atomic_number=ESENConfig().max_atomic_number,
+        )
+    ]

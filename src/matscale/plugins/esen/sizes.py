@@ -1,0 +1,90 @@
+"""Published sizes by name, and the size ladder through one of them, from 3 thousand to 300 million parameters."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from itertools import pairwise, product
+from typing import NamedTuple
+
+from matscale.plugin import steps_between
+from matscale.plugins.esen.config import ESENConfig
+from matscale.plugins.esen.counts import total
+
+
+class Rung(NamedTuple):
+    """Shape of a model: the fields of the configuration that grow along the size ladder."""
+
+    hidden: int
+    edge_channels: int
+    channels: int
+    n_layers: int
+
+    def config(self, **options: object) -> ESENConfig:
+        """Make the configuration of the shape, with lmax 3, mmax 2 and the given `options`."""
+        return ESENConfig.model_validate({**self._asdict(), **options})
+
+
+_30M = Rung(128, 128, 128, 10)
+_ANCHORS = (Rung(2, 2, 2, 1), Rung(5, 5, 5, 4), Rung(32, 32, 32, 4), _30M, Rung(1024, 1024, 1024, 10))
+"""Shapes between which the ladder grows evenly.
+
+The smallest has two channels: the scalars of one channel are nothing after the norm has subtracted their mean.
+"""
+
+SIZES = {
+    "30M-OAM": _30M.config(),
+    "30M-MP": _30M.config(n_radial=10),
+    "K4L2": _30M.config(n_layers=4, lmax=2),
+    "K10L4": _30M.config(lmax=4, n_radial=128, forces="direct", stress_head="none"),
+    "K16L6": Rung(256, 256, 256, 16).config(lmax=6, n_radial=256),
+}
+"""eSEN-30M-OAM and -MP, 30,161,153 and 30,085,121 parameters, and the shapes of the models of OMol25 and UMA: small,
+medium (direct forces) and large. Those are published with embeddings of charge, spin and data set, here they have none:
+6,261,249, 50,599,682 and 690,201,601 parameters.
+"""
+
+DIAL = (
+    "all widths and layers together, through eSEN-30M-OAM at lmax 3; hidden and edge channels as fine dials, Gaussians "
+    "in small models"
+)
+
+
+@cache
+def rungs() -> tuple[Rung, ...]:
+    """List the shapes of the ladder, which change one field at a time."""
+    return (_ANCHORS[0], *(Rung(*shape) for a, b in pairwise(_ANCHORS) for shape in steps_between(a, b)))
+
+
+@lru_cache(maxsize=4096)
+def _count(shape: Rung) -> int:
+    return total(shape.config())
+
+
+def ladder(n_params: int) -> ESENConfig:
+    """Choose the configuration of the rung whose number of parameters is closest to `n_params`.
+
+    If it is off by more than 2 %, the hidden and edge channels are adjusted; if they change too much, the number of
+    Gaussians.
+    """
+    above = bisect_left(rungs(), n_params, key=_count)
+    shape = _nearest(rungs()[max(above - 1, 0) : above + 1], n_params)
+    if not _is_near(shape, n_params):
+        hidden, edge = range(1, 2 * shape.hidden + 1), range(max(shape.edge_channels - 1, 2), shape.edge_channels + 2)
+        near = (shape._replace(hidden=h, edge_channels=e) for h, e in product(hidden, edge))
+        shape = _nearest(near, n_params)
+    config = shape.config()
+    if _is_near(shape, n_params):
+        return config
+    each = _count(shape) - total(shape.config(n_radial=config.n_radial - 1))
+    n_radial = config.n_radial + round((n_params - _count(shape)) / each)
+    return shape.config(n_radial=max(n_radial, 2))
+
+
+def _nearest(shapes: Iterable[Rung], n_params: int) -> Rung:
+    return min(shapes, key=lambda shape: abs(_count(shape) - n_params))
+
+
+def _is_near(shape: Rung, n_params: int) -> bool:
+    return abs(_count(shape) / n_params - 1) <= 0.02

@@ -44,6 +44,7 @@ ESCAIP = {
     "max_neighbors": 30,
 }
 GRADIENT = {"forces": "gradient", "max_neighbors": 0, "cutoff": 3.5}
+ESEN = {"channels": 4, "hidden": 3, "edge_channels": 5, "n_layers": 2, "lmax": 2, "n_radial": 6, "cutoff": 3.5}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"hidden": 7, "depth": 2, "head_layers": 2}),
     ("fcn", {"hidden": 12, "embedding": 5, "depth": 1, "head_layers": 3}),
@@ -62,6 +63,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("eqv2", {**SMALL, "stress_head": "none", "grid": "lebedev"}),
     ("eqv2", {**SMALL, **GRADIENT}),
     ("eqv2", {**SMALL, **GRADIENT, "n_layers": 2, "norm": "layer_norm", "mmax": 0, "ffn_hidden": 5}),
+    ("esen", ESEN),
+    ("esen", {**ESEN, "activation": "s2", "mmax": 1, "norm": "layer_norm_sh", "system_vector": True}),
+    ("esen", {**ESEN, "forces": "direct", "feed_forward": "grid", "lmax": 3, "mmax": 3, "norm": "layer_norm"}),
+    ("esen", {**ESEN, "forces": "direct", "stress_head": "none", "lmax": 1, "mmax": 0}),
 ]
 GEMNET = {
     "n_layers": 2,
@@ -135,7 +140,7 @@ def test_the_step_of_a_padded_batch_costs_what_its_atoms_cost(structures: list[S
 
 def test_every_published_size_has_a_formula() -> None:
     shape = collate(random_structures(1), Graph.radius(3.0)).shape
-    for name in ("fcn", "transformer", "transformer-periodic", "schnet", "eqv2", "gemnet", "escaip"):
+    for name in ("fcn", "transformer", "transformer-periodic", "schnet", "eqv2", "gemnet", "escaip", "esen"):
         architecture = get(name)
         for config in architecture.sizes.values():
             assert architecture.step_flops is not None

@@ -28,6 +28,7 @@ PAIRS = {"quadruplets": True, "atom_edge": True, "edge_atom": True, "atom_atom":
 MODELS = {
     "eqv2": ("eqv2", {**EQV2, "alpha_drop": 0.3, "drop_path": 0.3, "proj_drop": 0.3, "max_neighbors": 6}),
     "eqv2 gradient": ("eqv2", {**SMOOTH, "drop_path": 0.3}),
+    "esen": ("esen", {"channels": 4, "hidden": 4, "edge_channels": 4, "n_layers": 2, "lmax": 2, "cutoff": 3.5}),
     "gemnet": ("gemnet", {**GEMNET, **PAIRS}),
     "gemnet gradient": ("gemnet", {**GEMNET, "forces": "gradient"}),
     "schnet": ("schnet", {"hidden": 8, "n_layers": 2}),

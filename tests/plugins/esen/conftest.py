@@ -103,11 +103,14 @@ class Golden:
         load_fairchem(model, {name: weight.to(dtype) for name, weight in self.weights.items()}, charge, spin)
         return model
 
+    @property
+    def structures(self) -> list[Structure]:
+        keys = ("numbers", "positions", "cell", "pbc")
+        return [Structure(*(np.array(s[key]) for key in keys)) for s in self.facts["inputs"]]
+
     def own_batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
         """With edges of our own rule."""
-        keys = ("numbers", "positions", "cell", "pbc")
-        structures = [Structure(*(np.array(s[key]) for key in keys)) for s in self.facts["inputs"]]
-        return collate(structures, graph(self.config), dtype)
+        return collate(self.structures, graph(self.config), dtype)
 
     def batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
         """With the edges of the file, in its order."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from matscale.plugin import Architecture, hookimpl
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.esen.config import ESENConfig
 from matscale.plugins.esen.counts import step_flops
+from matscale.plugins.esen.fairchem.importer import IMPORTER
 from matscale.plugins.esen.model import ESEN, build, graph
 from matscale.plugins.esen.sizes import DIAL, SIZES, ladder
 
-__all__ = ["ESEN", "SIZES", "ESENConfig", "build", "graph", "ladder", "register_architectures"]
+__all__ = ["ESEN", "SIZES", "ESENConfig", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 
 def claims(config: ESENConfig) -> frozenset[str]:
@@ -46,3 +47,8 @@ def register_architectures() -> list[Architecture]:
             max_atomic_number=ESENConfig().max_atomic_number,
         )
     ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

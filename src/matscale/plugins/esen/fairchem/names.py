@@ -22,12 +22,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import copy_named, renamed_options
+from matscale.plugin import ConfigError, DataError, copy_named, renamed_options
 from matscale.plugins.esen.config import ESENConfig
 
 _RULES = [
@@ -53,6 +53,8 @@ _RULES = [
     (r"^system$", "backbone.system"),
 ]
 _OF_SYSTEM = re.compile(r"^backbone\.(charge_embedding|spin_embedding|dataset_embedding|mix_csd)\.")
+_DERIVED = re.compile(r"(^backbone\.Jd_\d+|\.(expand_index|balance_degree_weight|distance_expansion\.offset))$")
+"""Tables that follow from the options."""
 
 
 def fairchem_name(name: str) -> str:
@@ -62,15 +64,32 @@ def fairchem_name(name: str) -> str:
     return name
 
 
+def derived(published: str) -> bool:
+    """Whether the name `published` belongs to a table that follows from the options."""
+    return _DERIVED.search(published) is not None
+
+
 def with_system(weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -> dict[str, Tensor]:
     """Replace the weights that concern charge, spin and data set by the vector that they make: `backbone.system`.
 
     Weights of v1 have none, and stay as they are. The embedding of a whole number q is either a row of a table, from
-    −100 on for charges, or (sin 2πqW, cos 2πqW) of a fixed vector W, except that the spin 0 gives zeros.
+    −100 on for charges, or (sin 2πqW, cos 2πqW) of a fixed vector W, except that the spin 0 gives zeros. Raises
+    DataError for weights that do not fit together.
     """
     if "backbone.mix_csd.weight" not in weights:
         return dict(weights)
+    try:
+        vector = _system(weights, charge, spin)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise DataError(
+            f"the embeddings of charge, spin and data set do not fit together ({error}): mix_csd takes one vector of "
+            "each."
+        ) from None
+    kept = {name: weight for name, weight in weights.items() if not _OF_SYSTEM.match(name)}
+    return {**kept, "backbone.system": vector}
 
+
+def _system(weights: Mapping[str, Tensor], charge: int, spin: int) -> Tensor:
     def embedded(name: str, number: int, first: int) -> Tensor:
         table = weights.get(f"backbone.{name}.rand_emb.weight")
         if table is not None:
@@ -79,10 +98,10 @@ def with_system(weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -
         zero = 0.0 if name == "spin_embedding" and number == 0 else 1.0
         return zero * torch.cat([angles.sin(), angles.cos()])
 
-    parts = torch.cat([embedded("charge_embedding", charge, -100), embedded("spin_embedding", spin, 0)])
-    vector = weights["backbone.mix_csd.weight"] @ parts + weights["backbone.mix_csd.bias"]
-    kept = {name: weight for name, weight in weights.items() if not _OF_SYSTEM.match(name)}
-    return {**kept, "backbone.system": nn.functional.silu(vector)}
+    parts = [embedded("charge_embedding", charge, -100), embedded("spin_embedding", spin, 0)]
+    parts += [weight[0] for name, weight in weights.items() if name.startswith("backbone.dataset_embedding.")][:1]
+    mixed = weights["backbone.mix_csd.weight"] @ torch.cat(parts) + weights["backbone.mix_csd.bias"]
+    return nn.functional.silu(mixed)
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -> None:
@@ -113,23 +132,83 @@ _OPTIONS = {
 _ONLY: dict[str, tuple[Any, ...]] = {
     "use_envelope": (True,),
     "distance_function": ("gaussian",),
-    "use_dataset_embedding": (False,),
     "regress_forces": (True,),
+    "chg_spin_emb_type": ("pos_emb", "rand_emb"),
+    "charge_balanced_channels": (None, []),
+    "spin_balanced_channels": (None, []),
 }
+"""Values of options with which a model is imported; others are refused."""
 _WITHOUT_EFFECT = {
-    *("otf_graph", "always_use_pbc", "use_pbc"),
-    *("direct_forces", "direct_stress", "regress_stress", "max_num_elements"),
+    *("model", "otf_graph", "always_use_pbc", "use_pbc", "use_pbc_single", "radius_pbc_version", "num_sphere_samples"),
+    *(
+        "activation_checkpointing",
+        "edge_chunk_size",
+        "execution_mode",
+        "use_cuda_graph_wigner",
+        "use_quaternion_wigner",
+    ),
+    *("direct_forces", "direct_stress", "regress_stress", "regress_hessian", "hessian_vmap", "max_num_elements"),
+    *("cs_emb_grad", "dataset_emb_grad", "use_dataset_embedding", "dataset_list", "dataset_mapping", "max_neighbors"),
 }
+"""Options that do not change the network, or are read separately."""
+_OF_EXPERTS = {
+    *("num_experts", "moe_dropout", "use_global_embedding", "use_composition_embedding", "composition_dropout"),
+    *("moe_expert_coefficient_norm", "act", "layers_moe", "moe_layer_type", "moe_single", "moe_type", "model_version"),
+}
+"""Options of a backbone that is made of experts; without effect if it has none."""
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "v1": {"act_type": "s2", "mlp_type": "grid", "use_envelope": False},
+    "v2": {"act_type": "gate", "ff_type": "grid"},
+}
+"""Defaults of fairchem for missing options, in which v1 and v2 differ."""
+_COMMON = {
+    "sphere_channels": 128,
+    "hidden_channels": 128,
+    "edge_channels": 128,
+    "num_layers": 2,
+    "lmax": 2,
+    "mmax": 2,
+    "num_distance_basis": 512,
+    "cutoff": 5.0,
+    "norm_type": "rms_norm_sh",
+    "max_num_elements": 100,
+    "direct_forces": True,
+    "max_neighbors": 300,
+}
+"""Defaults of both."""
 
 
-def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> ESENConfig:
+def data_sets(backbone: Mapping[str, Any]) -> list[str]:
+    """Names of the data sets that have an embedding in a backbone."""
+    given = backbone.get("dataset_mapping") or backbone.get("dataset_list") or []
+    if not isinstance(given, dict | list) or backbone.get("use_dataset_embedding") is False:
+        return []
+    return sorted({str(name) for name in (given.values() if isinstance(given, dict) else given)})
+
+
+def config_from_fairchem(
+    backbone: Mapping[str, Any], version: Literal["v1", "v2"] = "v2", **options: Any
+) -> ESENConfig:
     """Configuration from the options of a backbone and further `options` of `ESENConfig`.
 
     Raises ConfigError for an option without a counterpart.
     """
-    values = renamed_options("esen", backbone, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
+    given = {**_COMMON, **_DEFAULTS[version], **backbone}
+    if given.get("num_experts"):
+        raise ConfigError(
+            f"num_experts = {given['num_experts']!r}: the experts of this model are not merged, and matscale has no "
+            "experts. Merge them for one composition, charge, spin and data set in fairchem, and import the result."
+        )
+    if len(sets := data_sets(given)) > 1:
+        raise ConfigError(f"data sets {', '.join(sets)}: a model with embeddings of several is not imported.")
+    values = renamed_options("esen", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT | _OF_EXPERTS)
     if values.get("activation") != "s2" and values.get("feed_forward") != "grid":
         values.pop("grid_resolution", None)
-    forces = "direct" if backbone.get("direct_forces") else "gradient"
-    highest = min(int(backbone["max_num_elements"]) - 1, 118)
-    return ESENConfig.parse({**values, "forces": forces, "max_atomic_number": highest, **options}, "backbone")
+    rows, limit = given["max_num_elements"], given["max_neighbors"]
+    for name, number in (("max_num_elements", rows), ("max_neighbors", limit)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ConfigError(f"{name} = {number!r}: a whole number is expected.")
+    own = {"forces": "direct" if given["direct_forces"] else "gradient", "max_atomic_number": min(rows - 1, 118)}
+    if given["direct_forces"]:
+        own["max_neighbors"] = limit
+    return ESENConfig.parse({**values, **own, **options}, "backbone")

@@ -13,6 +13,7 @@ from matscale.version import __version__
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
     "estimate": ("matscale.cli.estimate:estimate", "Estimate parameters, FLOPs, memory, time and disk of a run."),
+    "bench": ("matscale.cli.bench:bench", "Measure speed, memory and errors of models on this device."),
     "sweep": ("matscale.cli.sweep:sweep", "Train the grid of runs of a study, or resume it."),
     "tune": ("matscale.cli.tune:tune", "Tune the learning rate at small sizes, and fit a law."),
     "runs": ("matscale.cli.runs:runs", "Runs in a folder: list, show, forecast."),

@@ -101,7 +101,7 @@ def foresee(
     config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT
 ) -> tuple[Setup, TrainingForecast]:
     """Prepare the data of a run and forecast its batches, without running a model. See `prepare` for the errors."""
-    setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
+    setup = prepare(without_cache(resolved(config, architecture)), architecture, progress)
     return setup, TrainingForecast.of(setup)
 
 
@@ -204,7 +204,7 @@ def price(
         )
 
 
-def _without_cache(config: TrainConfig) -> TrainConfig:
+def without_cache(config: TrainConfig) -> TrainConfig:
     """Configuration without the graph cache, since an estimate should not search a whole dataset for neighbours."""
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 

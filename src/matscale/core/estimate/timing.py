@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,10 +47,8 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
         seconds, flops = list[float](), list[float]()
-        for k, group in enumerate(_groups(setup, device, objective, WARM_UP + MOST * steps)):
-            if k >= WARM_UP + steps and sum(seconds[WARM_UP:]) > LEAST_SECONDS:
-                break
-            seconds.append(group.waited + _step(learner, group, device, k))
+        for group, spent in timed_steps(learner, _groups(setup, device, objective, WARM_UP + MOST * steps), steps):
+            seconds.append(group.waited + spent)
             flops.append(sum(cost.step(shape) for shape in group.shapes))
         rate = sum(seconds[WARM_UP:]) / max(sum(flops[WARM_UP:]), 1.0)
         warm_up = max(sum(seconds[:WARM_UP]) - rate * sum(flops[:WARM_UP]), 0.0)
@@ -65,30 +64,40 @@ def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) ->
         yield next(accumulation.groups(0, int(place)))
 
 
-def _step(learner: Learner, group: StepBatches, device: torch.device, k: int) -> float:
-    began = time.perf_counter()
+def timed_steps(learner: Learner, groups: Iterable[StepBatches], steps: int) -> Iterator[tuple[StepBatches, float]]:
+    """Make training steps and yield the batches of each step with its time [s].
+
+    There are `WARM_UP` first steps, then `steps` more, or as many as fill `LEAST_SECONDS`; `groups` limits them.
+    """
+    total = 0.0
+    for k, group in enumerate(groups):
+        if k >= WARM_UP + steps and total > LEAST_SECONDS:
+            return
+        seconds = seconds_of(partial(_step, learner, group, k), learner.device)
+        total += seconds if k >= WARM_UP else 0.0
+        yield group, seconds
+
+
+def _step(learner: Learner, group: StepBatches, k: int) -> None:
     counts = {name: max(count, 1.0) for name, count in group.labelled.items()}
     gradient = learner.gradient(group.batches, counts)
-    metrics = learner.objective.metrics(device)
+    metrics = learner.objective.metrics(learner.device)
     for outputs, batch in gradient.seen:
         metrics.update(outputs, batch)
     learner.update(gradient, learner.config.optimizer.lr * 1e-3, k + 1)
-    _wait(device)
-    return time.perf_counter() - began
 
 
 def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device) -> float:
     """Seconds per FLOP of validation, from up to three batches; the first is not timed if there are more."""
-    loader = setup.validation_loader()
+    loader, flops = setup.validation_loader(), list[float]()
     with learner.evaluating() as predictor:
-        spent, flops = [], []
-        for k in range(min(3, loader.n_batches(0))):
-            began = time.perf_counter()
+
+        def validate(k: int) -> None:
             batch = loader.batch(0, k)
-            tally(predictor, iter([batch.to(device)]), learner.objective)
-            _wait(device)
-            spent.append(time.perf_counter() - began)
             flops.append(cost.prediction(batch.shape))
+            tally(predictor, iter([batch.to(device)]), learner.objective)
+
+        spent = [seconds_of(partial(validate, k), device) for k in range(min(3, loader.n_batches(0)))]
     first = 1 if len(spent) > 1 else 0
     return sum(spent[first:]) / sum(flops[first:]) if sum(flops[first:]) else 0.0
 
@@ -102,6 +111,10 @@ def _checkpoint(learner: Learner) -> float:
         return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Time of `work` [s], until the device has done it."""
+    began = time.perf_counter()
+    work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -97,6 +97,7 @@ class _Info(_Part):
     start: _Start | None = None
     rows: dict[str, _Written] | None = None
     altered: list[str] | None = None
+    precision_ledger: list[dict[str, Any]] | None = None
 
 
 def read_info(folder: Path) -> dict[str, Any]:

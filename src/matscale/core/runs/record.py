@@ -118,8 +118,8 @@ class Run:
     `labels`. An imported run has `imported`, but no `dataset` and no metrics.
 
     `rows` holds the number of rows of each .jsonl file at the last checkpoint and their SHA-256. `altered` lists the
-    .jsonl files that were found changed. `config_sha256` is the fingerprint of the configuration, and `digest` is the
-    digest of run.json itself.
+    .jsonl files that were found changed. `precision_ledger` has the measurements of `matscale bench --record`.
+    `config_sha256` is the fingerprint of the configuration, and `digest` is the digest of run.json itself.
 
     >>> run = Run.open("runs/first")
     >>> run.config.architecture.name, run.info["status"]

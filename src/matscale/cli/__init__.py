@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("matscale.cli.report:report", "Report on runs, laws and figures, as one HTML page."),
     "models": ("matscale.cli.models:models", "The architectures: list, show, ladder."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
+    "doctor": ("matscale.cli.doctor:doctor", "Examine this machine and installation."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
     "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),

@@ -31,9 +31,13 @@ def device_of(config: ComputeConfig, world: World) -> torch.device:
         raise ConfigError(
             f"compute.device = {config.device!r}: expected auto, cpu, cuda, or a numbered GPU such as cuda:1."
         ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    number = config.device.partition(":")[2]  # of the text, since torch takes numbers modulo 256
+    if device.type == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        built = (
+            "" if torch.version.cuda or torch.version.hip else f" (torch {torch.__version__} is built for CPUs only)"
+        )
         raise ConfigError(
-            f"compute.device = {config.device!r}: torch sees {torch.cuda.device_count()} GPUs here. "
+            f"compute.device = {config.device!r}: torch sees {torch.cuda.device_count()} GPUs here{built}. "
             "Use --device cpu, or install a torch that was built for your GPU."
         )
     if device.type == "cuda" and world.size > 1:

@@ -53,6 +53,7 @@ def train(
     world = World.from_environment()
     observers, progress = _audience(config, architecture, world, progress)
     device = device_of(config.compute, world)
+    world.check_backend(device)
     try:
         with StopRequest(waits=False) as stop, configured(config.compute, device), ExitStack() as stack:
             stack.enter_context(world.connected(device, config.compute.timeout))

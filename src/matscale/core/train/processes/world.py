@@ -87,6 +87,18 @@ class World:
         """Return `value` on the main process and zero on all others, so that a sum over processes counts it once."""
         return value if self.is_main else 0.0
 
+    def check_backend(self, device: torch.device) -> None:
+        """Raises ConfigError if torch was built without the library that sums tensors of several processes."""
+        name, is_built = (
+            ("NCCL", dist.is_nccl_available()) if device.type == "cuda" else ("gloo", dist.is_gloo_available())
+        )
+        if self.size > 1 and not is_built:
+            raise ConfigError(
+                f"{self.size} processes train on {device.type}, but torch {torch.__version__} was built without "
+                f"{name}, which sums their gradients. Install a torch with it, train with one process, or use another "
+                "--device."
+            )
+
     @contextmanager
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
         """Context with the process group of a run; for one process it does nothing.

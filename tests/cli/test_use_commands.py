@@ -126,7 +126,9 @@ def test_a_model_is_trained_measured_and_used(alloys: PackedDataset, tmp_path: P
     assert trained.exit_code == 0, trained.output
     measured = matscale("evaluate", run)
     assert measured.exit_code == 0, measured.output
-    assert measured.stdout.strip() in trained.stdout  # the table at the end of training is that of `evaluate`
+    first = measured.stdout.partition("\n\n")[0]
+    assert first.startswith("model ")
+    assert first in trained.stdout  # the table at the end of training is the first of `evaluate`
     write(tmp_path / "in.extxyz", [alloys[k].to_ase() for k in range(3)])
     used = matscale("predict", run, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
     assert used.exit_code == 0, used.output

@@ -26,7 +26,7 @@ COMMANDS = {
     "doctor": ("matscale.cli.doctor:doctor", "Examine this machine and installation."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
     "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
-    "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
+    "evaluate": ("matscale.cli.evaluate:evaluate", "Errors of trained models on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),

@@ -37,7 +37,7 @@ def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
     """Format the errors of models (in eV units, by name) as a text table; an error that was not measured is a dash."""
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
-        rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
+        rows.append([name, *(cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
     return aligned(rows, right=range(1, len(rows[0])))
 
 
@@ -47,7 +47,8 @@ def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _cell(value: float | None, factor: float, form: str) -> str:
+def cell(value: float | None, factor: float, form: str) -> str:
+    """Format a metric in another unit; one that was not measured is a dash."""
     return "-" if value is None or not math.isfinite(value) else form.format(value * factor)
 
 

@@ -34,6 +34,7 @@ from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import write_json
 from matscale.core.inference.load import load
 from matscale.core.inference.predict import floating
+from matscale.core.inference.survey import Survey
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.progress import SILENT, Reporter
@@ -83,12 +84,14 @@ def measure(
     batch: int = 32,
     *,
     any_element: bool = False,
+    survey: Survey | None = None,
+    progress: Reporter = SILENT,
 ) -> dict[str, float]:
     """Measure the metrics of `matscale.core.train.evaluation` on the structures at `rows`.
 
-    `batch` structures are predicted at a time. Raises DataError for a structure without neighbours if training had no
-    such structures, and for elements that were not in training. Raises NonFinitePrediction for structures whose
-    predictions are not finite.
+    `batch` structures are predicted at a time; a `survey` is given every batch. Raises DataError for a structure
+    without neighbours if training had no such structures, for elements that were not in training, and if no structure
+    has a label. Raises NonFinitePrediction for structures whose predictions are not finite.
 
     With `any_element`, all elements are accepted. This is meant for the validation part of the run's own dataset: this
     part is the same for any amount of training data, so it may have elements that a small training part lacks.
@@ -97,7 +100,8 @@ def measure(
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
 
     def batches() -> Iterator[AtomicBatch]:
-        for one in loader.epoch(0):
+        for k, one in enumerate(loader.epoch(0)):
+            progress.stage("Structures predicted", min(k * batch, len(rows)), len(rows))
             potential.check_neighbors(one)
             moved = one.to(device)
             if not any_element:
@@ -107,7 +111,10 @@ def measure(
     bad = list[int]()
 
     def look(_: object, given: tuple[AtomicBatch], outputs: Outputs) -> None:
-        bad.extend(suspects(outputs, replace(given[0], energy=None, forces=None, stress=None)))
+        found = suspects(outputs, replace(given[0], energy=None, forces=None, stress=None))
+        bad.extend(found)
+        if survey is not None and not found:
+            survey.add(outputs, given[0])
 
     handle = potential.register_forward_hook(look)
     try:
@@ -119,12 +126,23 @@ def measure(
             f"{dataset.path}: the predictions for {len(bad):,} of {len(rows):,} structures are not finite: "
             f"{named(dataset, bad)}. Choose another checkpoint, or leave out such structures."
         )
+    if not {"energy_mae", "forces_mae", "stress_mae"} & set(values) and not has_labels(dataset, rows):
+        raise DataError(
+            f"{dataset.path}: none of the {len(rows):,} structures has a label (energy, forces or stress), so there is "
+            "nothing to compare predictions with. Pack data with labels (--key names them), or write predictions with "
+            "`matscale predict`."
+        )
     if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
         raise NonFinitePrediction(
             f"{dataset.path}: the errors {', '.join(wrong)} are too large for a floating-point number. Choose another "
             "checkpoint, or leave out structures with extreme labels."
         )
     return values
+
+
+def has_labels(dataset: PackedDataset, rows: NDArray[np.int64]) -> bool:
+    """Whether a structure of the dataset at `rows` has a label."""
+    return any(dataset.has(label)[rows].any() for label in ("energy", "forces", "stress"))
 
 
 def usable(

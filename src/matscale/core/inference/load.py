@@ -29,14 +29,16 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     zero_net_force: bool = False,
+    averaged: bool | None = None,
 ) -> Potential:
     """Load the trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
-    The weights are the moving average if the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype`
-    is float32 or float64; the default is that of the stored weights. With `zero_net_force`, the mean force of each
-    structure is subtracted; runs with `net_force = "removed"` always do so. `graph` of the Potential is the rule for
-    the edges of its batches: `potential(matscale.batch(structures, potential))` gives its outputs.
+    The weights are the moving average if the run kept one; with `averaged` False, they are those of the step itself,
+    and with `averaged` True, a run without an average is refused. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
+    `dtype` is float32 or float64; the default is that of the stored weights. With `zero_net_force`, the mean force of
+    each structure is subtracted; runs with `net_force = "removed"` always do so. `graph` of the Potential is the rule
+    for the edges of its batches: `potential(matscale.batch(structures, potential))` gives its outputs.
 
     Raises ConfigError for a folder without a run, a run that was only pre-trained, a checkpoint or a device that does
     not exist, and a config.toml that describes another model than the checkpoint. Raises PluginError that says what to
@@ -53,7 +55,7 @@ def load(
             f"{run.path}: was pre-trained ({run.config.pretrain.task}) and has learned no energies, forces or stress. "
             f"Fine-tune it first: matscale train --from {run.path} --data ..."
         )
-    potential = restored(run, checkpoint)
+    potential = restored(run, checkpoint, averaged)
     potential.zero_net_force |= zero_net_force
     if dtype is not None:
         # References and scales stay float64: only the model computes in `dtype`.

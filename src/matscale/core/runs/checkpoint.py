@@ -224,6 +224,11 @@ def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
     return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", read_state(folder))
 
 
+def has_average(folder: Path) -> bool:
+    """Whether a checkpoint has averaged weights."""
+    return (folder / "ema.safetensors").exists()
+
+
 def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
     from safetensors import SafetensorError  # start-up: safetensors
     from safetensors.torch import load_file

@@ -25,7 +25,7 @@ PRETEXT_PREFIX = "pretext."
 """Prefix of the names of parameters that pre-training adds to a potential."""
 
 
-def restored(run: Run, checkpoint: str | int) -> Potential:
+def restored(run: Run, checkpoint: str | int, averaged: bool | None = None) -> Potential:
     """Restore the Potential of a run, on the CPU; see `matscale.core.inference.load.load`.
 
     Parameters that only pre-training needs are left out.
@@ -35,7 +35,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
     if "dataset_info" not in run.info:
         raise ConfigError(unusable(run.path, "ended before its first step"))
     step = resolve_step(run, checkpoint)
-    weights = _weights(run, step)
+    weights = _weights(run, step, averaged)
     info = DatasetInfo.parse(_of_the_same_model(run, step)["dataset_info"])
     if run.config.pretrain is not None:
         weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
@@ -94,9 +94,15 @@ def resolve_step(run: Run, checkpoint: str | int) -> int:
     )
 
 
-def _weights(run: Run, step: int) -> dict[str, torch.Tensor]:
+def _weights(run: Run, step: int, averaged: bool | None) -> dict[str, torch.Tensor]:
+    folder = checkpoints.folder_of(run.checkpoint_folder, step)
+    if averaged and not checkpoints.has_average(folder):
+        raise ConfigError(
+            f"{folder}: has no averaged weights: the run was trained without an average (optimizer.ema). Choose "
+            "the raw weights, or leave the choice out."
+        )
     try:
-        return checkpoints.load_weights(checkpoints.folder_of(run.checkpoint_folder, step))
+        return checkpoints.load_weights(folder, averaged is not False)
     except checkpoints.DamagedCheckpoint as error:
         kind = NonFinitePrediction if isinstance(error, checkpoints.NonFiniteCheckpoint) else MatscaleError
         told = "Predictions for all structures would be meaningless. " if kind is NonFinitePrediction else ""

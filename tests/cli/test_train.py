@@ -265,6 +265,22 @@ def test_progress_is_plain_lines_off_a_terminal_and_nothing_when_quiet() -> None
         assert type(progress) is Reporter
 
 
+@pytest.mark.parametrize("command", ["evaluate", "tune", "sweep", "fit", "data"])
+@pytest.mark.parametrize(
+    ("variable", "launcher"),
+    [("SLURM_STEP_NUM_TASKS", "srun"), ("WORLD_SIZE", "torchrun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")],
+)
+def test_tasks_that_would_do_the_same_work_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, command: str, variable: str, launcher: str
+) -> None:
+    monkeypatch.setenv(variable, "4")
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 2
+    assert f"{launcher} has started 4 tasks of `matscale {command}`" in result.stderr
+    monkeypatch.setenv("WORLD_SIZE", "1")  # each has work of its own
+    assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+
+
 def test_several_processes_must_be_told_which_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = run(*FEW)

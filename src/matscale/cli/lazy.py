@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from matscale.core.errors import ConfigError, MatscaleError, did_you_mean
+from matscale.core.train.processes.environment import refuse_copies
 
 
 class LazyGroup(click.Group):
@@ -62,6 +63,12 @@ class MainGroup(LazyGroup):
         from matscale.core.hosting.host import host  # start-up: plugins are searched only if one is requested
 
         return host().command(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if found[0] != "train":
+            refuse_copies(str(found[0]))
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         default, warnings.formatwarning = warnings.formatwarning, _format_warning

@@ -14,10 +14,11 @@ import torch
 from torch.testing import assert_close
 
 import tiny
-from matscale.core.errors import ConfigError
+from matscale.core.errors import ConfigError, PeerLost
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
 from matscale.core.train.accumulation import Accumulation
+from matscale.core.train.learner import Learner
 from matscale.core.train.processes.world import World
 from matscale.core.train.session import train
 
@@ -222,6 +223,23 @@ def test_tasks_that_would_train_copies_are_refused(monkeypatch: pytest.MonkeyPat
         World.from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")  # each task has a run of its own
     assert World.from_environment().size == 1
+
+
+def test_an_error_of_a_sum_that_shows_where_its_result_is_read_is_a_lost_process(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = tiny.prepared(data)
+    learner = Learner(setup.potential(), setup.config, setup.objective(), torch.device("cpu"), World())
+    learner.world = world = World(0, 2)
+    world.timeout = 5.0
+    batch = next(Accumulation(setup.training_loader(), 1, learner.device, learner.objective).groups(0, 0))
+
+    def aborted(tensors: object) -> None:
+        raise torch.distributed.DistBackendError("communicator was aborted")  # of NCCL, as the norm is copied
+
+    monkeypatch.setattr("matscale.core.train.learner.get_total_norm", aborted)
+    with pytest.raises(PeerLost, match=r"Process 0 of 2: another process of the run ended.*was aborted"):
+        learner.gradient(batch.batches, batch.labelled)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from matscale.core.errors import ConfigError, DataError, PeerLost, StoppedEarly
 from matscale.core.runs.record import Run
 from matscale.core.train.processes import launch
-from matscale.core.train.stop import Interrupted
+from matscale.core.train.stop import Interrupted, StopRequest, caught
 
 
 def began(data: Path, folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -68,7 +68,7 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_nothing_had_be
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_reaches_the_processes_which_save_and_stop(data: Path, tmp_path: Path, number: int) -> None:
     process = began(data, tmp_path / "run", "--steps", "100000", "--restarts", "2")
     wait_for_rows(tmp_path / "run", process)
@@ -79,6 +79,25 @@ def test_a_signal_reaches_the_processes_which_save_and_stop(data: Path, tmp_path
     assert "Traceback" not in err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     assert Run.open(tmp_path / "run").last is not None
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
+def test_processes_whose_agent_died_save_and_end(data: Path, tmp_path: Path, number: int) -> None:
+    process = began(data, tmp_path / "run", "--steps", "100000")
+    wait_for_rows(tmp_path / "run", process)
+    orphans = workers(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)  # its pipes close when the last of its processes has ended
+    assert not [pid for pid in orphans if is_at_work(pid)]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
+    assert Run.open(tmp_path / "run").last is not None
+
+
+def is_at_work(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 @pytest.mark.long
@@ -150,6 +169,34 @@ def test_a_process_that_lost_another_may_be_started_again(
     assert launch.is_restarted()
     with launch.reported():
         pass
+
+
+def test_a_process_whose_agent_died_asks_itself_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, parents = [], iter([17, 17, 1])
+    monkeypatch.setattr("os.getppid", lambda: next(parents))
+    monkeypatch.setattr("os.kill", lambda pid, number: heard.append((pid, number)))
+    monkeypatch.setattr(launch, "_LOOK", 0.0)
+    launch._end_with(17)
+    assert heard == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_hangup_stops_a_run_except_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for ignored in (False, True):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            assert (signal.SIGHUP in caught()) != ignored
+            with StopRequest() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert stop.reason == (None if ignored else "SIGHUP")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_error_tells_itself_where_the_folder_of_the_launch_is_gone(shared: Path) -> None:
+    shared.rmdir()
+    with pytest.raises(StoppedEarly):
+        fail(StoppedEarly("saved"))
 
 
 def test_without_a_launch_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,10 @@ class Learner:
                     objective += part.detach()
             if batch is not None:
                 seen.append((outputs, batch))
-        if self.scaler.is_enabled():  # after the sum: all processes must see the same overflow
-            self.scaler.unscale_(self.optimizer)
-        norm = self._norm()
+        with self.world.summing():
+            if self.scaler.is_enabled():  # after the sum: all processes must see the same overflow
+                self.scaler.unscale_(self.optimizer)
+            norm = self._norm()
         value = float(self.world.sum(objective))
         # A scaled fp16 gradient may overflow: the scaler then skips the step itself and reduces its scale. Once the
         # scale is at its lowest, an overflow is an error of the model.
@@ -131,7 +132,7 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """Make a checkpoint from which `restore` can continue training."""
+        """Make a checkpoint from which `restore` can continue training. It shares its tensors with the learner."""
         return Checkpoint(
             step,
             self.potential.state_dict(),

@@ -1,8 +1,8 @@
 """Requests to stop a run: signals, and the end of a Slurm job's time.
 
-After the first SIGINT, SIGTERM or SIGUSR1, the run saves at the next step boundary and ends with exit code 5. A second
-signal ends it at once, unless torchrun or `--devices` has started the run. Before the first step there is nothing to
-save: `Interrupted` is raised at once.
+After the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP (the terminal was closed), the run saves at the next step boundary
+and ends with exit code 5. A second signal ends it at once, unless torchrun or `--devices` has started the run. Before
+the first step there is nothing to save: `Interrupted` is raised at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import time
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
 AGENT = "TORCHELASTIC_RUN_ID"
 """Environment variable of processes that torchrun or `--devices` has started."""
 SLURM_MARGIN = 120.0
@@ -26,6 +27,11 @@ class Interrupted(BaseException):
 
     It is not derived from Exception, so that no handler mistakes it for an error of a plugin.
     """
+
+
+def caught() -> list[signal.Signals]:
+    """Signals that ask a run to stop, without SIGHUP where it is ignored (`nohup`)."""
+    return [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
 
 
 class StopRequest:
@@ -44,7 +50,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self.previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # handlers may only be set in the main thread
-            self.previous = {number: signal.signal(number, self._asked) for number in SIGNALS}
+            self.previous = {number: signal.signal(number, self._asked) for number in caught()}
         return self
 
     def __exit__(self, *exception: object) -> None:

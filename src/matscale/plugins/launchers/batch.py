@@ -176,17 +176,15 @@ def script(
     `traps` handle the signals of the engine, `prefix` and `suffix` enclose the command that trains, and `after`
     runs when it is over.
     """
-    python = shlex.quote(sys.executable)
-    launch = f"{python} -P"
-    if processes > 1:
-        launch += f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
+    options = [*Job.options(), *(["--devices", str(processes)] if processes > 1 else [])]
+    train = f'{shlex.quote(sys.executable)} -P -m matscale train -o "$run" {" ".join(options)} "${{how[@]}}"'
     body = BODY.format(
         cwd=shlex.quote(os.getcwd()),  # relative paths of the study start from here
         run=run,
         told=told,
         setup="".join(f"{line}\n" for line in setup),
         traps=traps,
-        command=f'{prefix}{launch} -m matscale train -o "$run" {" ".join(Job.options())} "${{how[@]}}"{suffix}',
+        command=f"{prefix}{train}{suffix}",
         after=after,
         log=LOG,
         claim=CLAIM_FILE,

@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -45,11 +46,14 @@ SCRIPT, LEDGER = ".job.sh", ".job.json"
 TOGETHER = 50
 """Largest number of runs that are submitted before the sweep looks at the queue, and at signals, again."""
 FIELDS = {
-    "submit": {"name", "script", "scripts", "run", "log", "options", "user", "python"},
+    "submit": {"name", "script", "scripts", "line", "run", "log", "options", "user", "python"},
     "state": {"ids", "user", "python"},
     "cancel": {"id", "user", "python"},
 }
-"""Fields of the templates. `{scripts}`, `{ids}` and `{options}` stand for several words each."""
+"""Fields of the templates. `{scripts}`, `{ids}` and `{options}` stand for several words each.
+
+`{line}` is a line of a shell that runs the script, for engines that pass their words to one.
+"""
 KINDS = ("failed", "cancelled", "done", "queued", "running")
 """Kinds of states, in the order in which a state is compared with their expressions."""
 
@@ -87,7 +91,7 @@ class CommandOptions(Config):
     preset: str | None = None
     """Engine whose commands are used where no other is given: sge, pbs, lsf, flux, hq or hyperqueue."""
     submit: Template
-    """Command that submits a job: {name}, {script} (or {scripts}, many at once), {run}, {log}, {options}."""
+    """Command that submits a job: {script}, {scripts} or {line}; {name}, {run}, {log}, {options}."""
     id: Expression = r"^(\d+)"
     """Regular expression, whose first group is the number of the job in the output of `submit`."""
     state: Template
@@ -113,7 +117,7 @@ class CommandOptions(Config):
     options: tuple[str, ...] = ()
     """Further words for {options} of `submit`."""
     processes: Positive = 1
-    """Processes of each run; with more than one, torchrun starts them."""
+    """Processes of each run (`matscale train --devices`)."""
     setup: tuple[str, ...] = ()
     """Shell commands that run before the training, such as `module load cuda`."""
     at_once: Positive = 1000
@@ -150,9 +154,10 @@ class CommandOptions(Config):
             if fields(program := shlex.split(getattr(self, key))[0]) - {"python"}:
                 raise ValueError(f"{key} begins with {program}; its first word is the program, such as qsub")
         wanted = fields(self.submit)
-        if len(wanted & {"script", "scripts"}) != 1:
+        if len(wanted & {"script", "scripts", "line"}) != 1:
             raise ValueError(
-                "submit needs the field {script}, or {scripts} if it takes many at once: what the job runs"
+                "submit needs the field {script}, {scripts} if it takes many at once, or {line} if it passes its words "
+                "to a shell: what the job runs"
             )
         if "scripts" in wanted and (alone := sorted(wanted & {"name", "run", "log"})):
             raise ValueError(f"submit has {{scripts}} of many runs, so that {{{alone[0]}}} of one run does not fit")
@@ -216,6 +221,8 @@ class CommandPool(BatchPool):
         self._ids = dict(_ledgers(study, self.engine))
         self._unlisted: set[Path] = set()
         """Folders of runs whose jobs were missing in the latest list."""
+        self._silent: float | None = None
+        """Time since which the lists have been empty without a word about it; None: the latest was not."""
         for path in [path for path in self._ids if exit_code(path) is not None]:
             self._forget(path)  # it ended while no sweep was there; its folder tells how
         self.connect()
@@ -269,7 +276,14 @@ class CommandPool(BatchPool):
 
     def _submit(self, jobs: Sequence[Job]) -> list[str]:
         path, scripts = jobs[0].path.absolute(), [str(job.path.absolute() / SCRIPT) for job in jobs]
-        names = {"name": job_name(jobs[0].path), "script": scripts[0], "run": str(path), "log": str(path / LOG)}
+        line = f"bash {shlex.quote(scripts[0])}"
+        names = {
+            "name": job_name(jobs[0].path),
+            "script": scripts[0],
+            "line": line,
+            "run": str(path),
+            "log": str(path / LOG),
+        }
         runs = path.name if len(jobs) == 1 else f"{len(jobs)} runs"
         try:
             output = self._call("submit", scripts=scripts, **names)
@@ -307,34 +321,44 @@ class CommandPool(BatchPool):
                     if kind == "failed":
                         self.end(path)
             elif exit_code(path) is None:
-                # A list may lag behind, and so may a shared file system: only the second list without it counts. As
-                # long as the run is locked, its script is at work.
+                # A list may lag behind, and so may a shared file system: only the second list without it counts, and
+                # a list of nothing at all, as an engine in trouble gives it, only if it stays so. As long as the run is
+                # locked, its script is at work.
                 missing.add(path)
-                if path not in self._unlisted or is_run_claimed(path):
+                if path not in self._unlisted or self._is_doubtful() or is_run_claimed(path):
                     alive[path] = self._alive.get(path, "queued")
-        self._unlisted = missing
+        if not self._is_doubtful():
+            self._unlisted = missing
         return alive, over
 
     def _list(self) -> dict[str, tuple[str, str]]:
         """Jobs that the engine lists: number -> (name, state)."""
         numbers = iter(list(self._ids.values()) if "ids" in fields(self.options.state) else ["all"])
         listed: dict[str, tuple[str, str]] = {}
+        said = False
         while some := list(islice(numbers, 1000)):
             try:
                 text = self._call("state", ids=some)
             except OSError as error:
                 if self.options.none is None or not re.search(self.options.none, str(error)):
                     raise
+                said = True
                 continue
             found = [match.groupdict() for match in re.finditer(self.options.states, text, flags=re.M)]
             is_empty = self.options.none is not None and re.search(self.options.none, text)
+            said = said or bool(is_empty)
             if not found and text.strip() and not is_empty:
                 last = text.strip().splitlines()[-1][:200]
                 raise OSError(
                     f"state printed {last!r}, which states = {self.options.states!r} in [{self.name}] does not match"
                 )
             listed |= {row["id"]: (row.get("name") or "", row["state"]) for row in found}
+        self._silent = None if listed or said else self._silent or time.monotonic()
         return listed
+
+    def _is_doubtful(self) -> bool:
+        """Whether the latest list was empty, and not for long enough to believe it."""
+        return self._silent is not None and time.monotonic() - self._silent < batch.PATIENCE
 
     def _kind(self, number: str, state: str) -> str:
         for kind in KINDS:

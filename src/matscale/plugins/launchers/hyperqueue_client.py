@@ -81,7 +81,7 @@ def submitted(folder: Path, scripts: Sequence[str], resources: dict[str, str]) -
 
 
 def states(folder: Path, server: str, jobs: Sequence[str]) -> list[str]:
-    """Lines of job and state, of those jobs that this server knows."""
+    """Lines of job and state, of those jobs that this server knows; a line that says so if it knows none of them."""
     from hyperqueue import Client  # optional: hyperqueue
 
     numbers = [int(number) for owner, _, number in (job.partition(".") for job in jobs) if owner == server]
@@ -95,10 +95,11 @@ def states(folder: Path, server: str, jobs: Sequence[str]) -> list[str]:
     if numbers:
         with suppress(Answered):
             client.connection.wait_for_jobs(numbers, answered)
-    return [
+    lines = [
         f"{server}.{number} {'FAILED' if one['failed'] else 'FINISHED' if one['completed'] else 'LISTED'}"
         for number, one in sorted(found.items())
     ]
+    return lines or ["none of these jobs"]
 
 
 def cancelled(server: str, job: str) -> list[str]:

@@ -4,7 +4,7 @@
 
 - sge: qsub(1), qstat(1), qdel(1) of Grid Engine 8.1.9; with `-notify` a job hears USR2 before SIGKILL
 - pbs: qsub(1B), qstat(1B), qdel(1B) of OpenPBS 23 and TORQUE 6
-- lsf: bsub(1), bjobs(1), bkill(1) of IBM Spectrum LSF 10.1
+- lsf: bsub(1), bjobs(1), bkill(1) of IBM Spectrum LSF 10.1; bsub joins its words to a line of a shell
 - flux: flux-submit(1), flux-jobs(1), flux-cancel(1) of flux-core 0.60
 - hq: `hq submit`, `hq job list` and `hq job cancel` of HyperQueue 0.20, https://it4innovations.github.io/hyperqueue
 - hyperqueue: the Python package of HyperQueue, by the program hyperqueue_client.py
@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cores": "NCPUS",
     },
     "lsf": {
-        "submit": "bsub -J {name} -o /dev/null {options} bash {script}",
+        "submit": "bsub -J {name} -o /dev/null {options} {line}",
         "id": r"Job <(\d+)>",
         "state": "bjobs -a -noheader -o 'jobid stat'",
         "states": r"^(?P<id>\d+)\s+(?P<state>\w+)",
@@ -79,6 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "id": r"^(\w+\.\d+)$",
         "state": f"{_CLIENT} state {{ids}}",
         "states": r"^(?P<id>\S+) (?P<state>\w+)$",
+        "none": "^none of these jobs$",
         "queued": "LISTED",  # the package does not tell which jobs run: their locks do
         "done": "FINISHED|FAILED",
         "cancel": f"{_CLIENT} cancel {{id}}",

@@ -58,7 +58,7 @@ class SlurmOptions(Config):
     qos: str | None = None
     constraint: str | None = None
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs of each run; with more than one, there is one process per GPU (torchrun)."""
+    """GPUs of each run; with more than one, there is one process per GPU (`--devices`)."""
     processes: Positive | None = None
     """Processes of each run; default: one per GPU, or one without GPUs."""
     cpus: Positive | None = None
@@ -178,7 +178,7 @@ def register_launchers() -> list[Launcher]:
 TRAPS = """\
 # Before the time is up Slurm sends USR1 to this shell alone; of TERM (scancel) the program hears by itself.
 asked= child=
-trap '[ "$asked" = cancelled ] || asked=time; signalled=1; [ -z "$child" ] || {forward}' USR1
+trap '[ "$asked" = cancelled ] || asked=time; signalled=1; [ -z "$child" ] || kill -USR1 "$child"' USR1
 trap 'asked=cancelled; signalled=1' TERM"""
 
 AFTER = f"""
@@ -197,8 +197,6 @@ fi
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     """Write the script for `n` runs, whose folders are the lines of the file `listed`."""
     processes = _processes(options)
-    # torchrun does not pass the signal on to the processes that train.
-    forward = 'kill -USR1 $(pgrep -P "$child")' if processes > 1 else 'kill -USR1 "$child"'
     note = "# Written by `matscale sweep`; `sbatch` of it by hand does the same."
     return batch.script(
         [*(f"#SBATCH {option}" for option in _directives(options, name, n)), note],
@@ -206,7 +204,7 @@ def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
         told='"Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), '
         'start ${SLURM_RESTART_COUNT:-0}"',
         setup=[*batch.threads("${SLURM_CPUS_PER_TASK:-1}", processes), *options.setup],
-        traps=TRAPS.format(forward=forward),
+        traps=TRAPS,
         processes=processes,
         after=AFTER,
     )

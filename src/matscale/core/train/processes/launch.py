@@ -22,15 +22,19 @@ from matscale.core.config import to_toml
 from matscale.core.errors import ConfigError, MatscaleError, PeerLost
 from matscale.core.runs.config import ComputeConfig, TrainConfig
 from matscale.core.threads import shared_among
-from matscale.core.train.stop import Interrupted
+from matscale.core.train.stop import Interrupted, caught
 
 _FOLDER = "MATSCALE_LAUNCH"
 """Environment variable with the folder of the launch, set for the processes that `launch` starts."""
+_PARENT = "MATSCALE_LAUNCH_PID"
+"""Environment variable with the id of the process that runs the agent."""
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _FINAL = (2, 3, 4, 5)
 """Exit codes after which the processes are not started again."""
 _PATIENCE = 3.0
 """Time for which a process that lost another one waits for that one's error [s]."""
+_LOOK = 0.5
+"""Time between two looks at whether the process that runs the agent is alive [s]."""
 
 
 def n_processes(devices: int | None, config: ComputeConfig) -> int:
@@ -78,8 +82,7 @@ def launch(n: int, restarts: int, config: TrainConfig, folder: Path, options: Se
     with tempfile.TemporaryDirectory(prefix="matscale-") as shared:
         settings = Path(shared) / "config.toml"
         settings.write_text(to_toml(config.plain()), encoding="utf-8")
-        # A run that is asked to stop saves first: the agent waits so long before it kills.
-        environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{config.compute.timeout:.0f}", **shared_among(n)}
+        environment = {_PARENT: str(os.getpid()), **shared_among(n)}
         command = ("-P", "-m", "matscale", "train", "--config", str(settings), "-o", str(folder), *options)
         with _environment({_FOLDER: shared, **environment}), _silence():
             agent = LaunchConfig(
@@ -91,7 +94,9 @@ def launch(n: int, restarts: int, config: TrainConfig, folder: Path, options: Se
                 rdzv_endpoint="localhost:0",
                 local_addr="127.0.0.1",
                 max_restarts=restarts,
-                signals_to_handle="SIGINT,SIGTERM,SIGUSR1",
+                signals_to_handle=",".join(number.name for number in caught()),
+                # A run that is asked to stop saves first: the agent waits so long before it kills.
+                shutdown_timeout=round(config.compute.timeout),
             )
             try:
                 elastic_launch(agent, sys.executable)(*command)
@@ -120,6 +125,8 @@ def reported() -> Iterator[None]:
         yield
         return
     shared = Path(os.environ[_FOLDER])
+    if parent := os.environ.get(_PARENT):
+        threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     if code := _final(shared):
         raise SystemExit(code)
     said = f"said-{os.environ.get(_RESTARTS, '0')}"
@@ -137,6 +144,16 @@ def reported() -> Iterator[None]:
     except Exception:
         _claimed(shared / said)
         raise
+
+
+def _end_with(parent: int) -> None:
+    """Ask this process to save and stop once the agent has died, which would leave it without anyone to watch it.
+
+    No signal of the kernel does so everywhere, and the agent cannot send one when it is killed itself.
+    """
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_interrupted(error: MatscaleError) -> bool:
@@ -157,6 +174,8 @@ def _claimed(path: Path, text: str = "") -> bool:
             file.write(text)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # the agent has died, and its folder is gone
+        return True
     return True
 
 

@@ -26,15 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from matscale.core.errors import ConfigError, PeerLost
-
-_TASKS = {
-    "OMPI_COMM_WORLD_SIZE": "mpirun",
-    "MV2_COMM_WORLD_SIZE": "mpirun",
-    "PMI_SIZE": "mpiexec",
-    "FLUX_JOB_SIZE": "flux run",
-    "JSM_NAMESPACE_SIZE": "jsrun",
-}
-"""Launchers other than torchrun and srun, by the environment variable in which each states its number of tasks."""
+from matscale.core.train.processes.environment import place_of_process
 
 _LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection (closed|reset|refused)")
 """Errors of a backward pass that come from the sum over processes."""
@@ -59,18 +51,8 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Make the group from the environment variables of torchrun or, without these, of a step of Slurm (srun).
-
-        Raises ConfigError if they are inconsistent, or if they are missing and another launcher has started several
-        tasks, each of which would train a copy of the same run.
-        """
-        if "WORLD_SIZE" in os.environ:
-            return cls(*_ranks("torchrun", ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-        if _number("SLURM_STEP_NUM_TASKS", 1, "srun") > 1:
-            names = (("SLURM_PROCID", 0), ("SLURM_STEP_NUM_TASKS", 1), ("SLURM_LOCALID", 0))
-            return cls(*_ranks("srun", *names), _meeting_of_step())
-        _refuse_copies()
-        return cls(*_ranks("torchrun", ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        """Make the group from the environment variables; see `place_of_process`."""
+        return cls(*place_of_process())
 
     @classmethod
     def of_inference(cls) -> World:
@@ -185,12 +167,21 @@ class World:
             with replica.no_sync():
                 yield
         else:
-            try:
+            with self.summing():
                 yield
-            except RuntimeError as error:
-                if not _LOST.search(str(error)):
-                    raise
-                raise self._lost(error) from None
+
+    @contextmanager
+    def summing(self) -> Iterator[None]:
+        """Context for work on sums of several processes, in which their errors become PeerLost.
+
+        Other errors stay as they are. On a GPU, the error of a sum is raised where its result is first read.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+                raise
+            raise self._lost(error) from None
 
     def gathered(self, text: str) -> list[str]:
         """Texts of all processes, by rank."""
@@ -266,55 +257,6 @@ def _by_rank(values: Sequence[Any]) -> str:
     return ", ".join(f"{value} on process{'es' * (len(on) > 1)} {', '.join(on)}" for value, on in ranks.items())
 
 
-def _ranks(launcher: str, *variables: tuple[str, int]) -> tuple[int, int, int]:
-    """Read (rank, size, local rank) from environment variables, given by their names and defaults."""
-    (of_rank, _), (of_size, _), _ = variables
-    rank, size, local = (_number(name, default, launcher) for name, default in variables)
-    if not 0 <= rank < size:
-        raise ConfigError(f"{of_rank} = {rank}: must be 0 or more and below {of_size} = {size}. {launcher} sets both.")
-    return rank, size, local
-
-
-def _number(name: str, default: int, launcher: str = "torchrun") -> int:
-    value = os.environ.get(name, str(default))
-    if not value.isdecimal():
-        raise ConfigError(f"{name} = {value!r} in the environment: expected a whole number, as {launcher} sets it.")
-    return int(value)
-
-
-def _meeting_of_step() -> str:
-    """URL at which the tasks of a Slurm step meet: the machine of the first task, and a port of this step alone."""
-    hosts = os.environ.get("SLURM_STEP_NODELIST", "")
-    if _number("SLURM_STEP_NUM_NODES", 1, "srun") == 1:
-        host = "127.0.0.1"
-    elif hosts:
-        host = first_host(hosts)
-    else:  # right if srun was started on the first machine; Slurm before 14 has no list for the step
-        host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
-    if not host:
-        raise ConfigError(
-            "srun has started several tasks, but SLURM_STEP_NODELIST and SLURM_LAUNCH_NODE_IPADDR do not say where "
-            "they meet. Use torchrun."
-        )
-    job, step = (_number(name, 0, "srun") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    return f"tcp://{host}:{_FIRST_PORT + (job * 64 + step) % _N_PORTS}"
-
-
-_FIRST_PORT, _N_PORTS = 12_000, 20_000
-"""Range of ports at which the tasks of Slurm steps meet, below those that systems give to clients."""
-
-
-def first_host(hosts: str) -> str:
-    """First host of a Slurm list.
-
-    >>> first_host("gpu[003-007,9],login"), first_host("rack[2-3]n[01-16]"), first_host("a,b")
-    ('gpu003', 'rack2n01', 'a')
-    """
-    # Commas within brackets do not separate hosts.
-    first = re.match(r"(?:\[[^\]]*\]|[^,\[])+", hosts)
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group()) if first else ""
-
-
 def _check_meeting_place(size: int) -> None:
     address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     if not address or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -322,15 +264,3 @@ def _check_meeting_place(size: int) -> None:
             f"WORLD_SIZE = {size}, but MASTER_ADDR = {address!r} and MASTER_PORT = {port!r} do not say where the "
             "processes meet. Start them with torchrun, which sets all of these; for one process, unset WORLD_SIZE."
         )
-
-
-def _refuse_copies() -> None:
-    for variable, launcher in _TASKS.items():
-        if _number(variable, 1, launcher) > 1:
-            n = os.environ[variable]
-            raise ConfigError(
-                f"{launcher} has started {n} tasks, and each would train a copy of the same run. For one run on {n} "
-                f"processes of this machine, start one task, with: matscale train --devices {n} ... On several "
-                "machines, use srun, or torchrun on each. If each task trains a run of its own, in a folder of its "
-                "own, set WORLD_SIZE=1."
-            )

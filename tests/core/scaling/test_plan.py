@@ -185,3 +185,18 @@ def test_a_plan_needs_one_aim(joint: Fit) -> None:
     for aims in ({}, {"flops": 1e12, "loss": 2.0}):
         with pytest.raises(ConfigError, match="--flops BUDGET or --loss TARGET"):
             make_plan(joint, **aims)  # type: ignore[arg-type]
+
+
+def test_no_run_is_proposed_on_more_data_than_there_are(joint: Fit) -> None:
+    most = joint.range["d"][1]
+    table = replace(joint.table, names={**joint.table.names, "d": "unique"}, facts={"training structures": most})
+    limited = replace(joint, table=table)
+    budget = 20 * measured_cost(joint.table).largest
+    free, held = make_plan(joint, flops=budget), make_plan(limited, flops=budget)
+    assert max(run.d for run in free.proposals) > most
+    assert held.proposals
+    assert all(run.d <= most * (1 + 1e-9) for run in held.proposals)
+    assert held.d == free.d
+    assert held.d.value > most
+    assert any(f"is more than the dataset has: {most:,.0f} training structures" in note for note in held.notes)
+    assert not any("more than the dataset has" in note for note in free.notes)

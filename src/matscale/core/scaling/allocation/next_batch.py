@@ -20,7 +20,7 @@ from matscale.core.hosting.host import host
 from matscale.core.scaling.allocation.belief import Belief, believe
 from matscale.core.scaling.allocation.choose import choose
 from matscale.core.scaling.allocation.cost_law import CostLaw, measured_cost
-from matscale.core.scaling.allocation.next_runs import candidates
+from matscale.core.scaling.allocation.next_runs import candidates, existing
 from matscale.core.scaling.allocation.plan import needed, refuse_far
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.tables.labels import refuse_confounded
@@ -188,7 +188,9 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law
     x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
     belief = believe(law, x, np.log(runs["loss"]), runs["c"])
     if offered is None:
-        n, d = candidates({axis: (float(runs[axis].min()), float(runs[axis].max())) for axis in ("n", "d")})
+        n, d = candidates(
+            {axis: (float(runs[axis].min()), float(runs[axis].max())) for axis in ("n", "d")}, existing(table)
+        )
         flops = cost.flops(n, d)
         cheap = flops <= 2 * cost.largest
         offered = n[cheap], d[cheap], flops[cheap]

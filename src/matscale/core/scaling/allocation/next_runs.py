@@ -19,6 +19,7 @@ from matscale.core.scaling.law import Array
 if TYPE_CHECKING:
     from matscale.core.scaling.allocation.cost_law import CostLaw
     from matscale.core.scaling.result import Fit
+    from matscale.core.scaling.tables.table import Table
 
 EXACT = 1e-16
 """Variance of ln L below which only rounding errors are left, as in a table computed from a formula"""
@@ -41,10 +42,10 @@ def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: 
     """Propose the best `count` runs for predicting the loss at `target`; none if this loss is known exactly.
 
     `target` is (N, D); None: 3 times the largest N and D of the runs. A proposed run costs at most twice as much as the
-    largest run so far.
+    largest run so far, and needs no more data than the dataset of the runs has.
     """
     assert isinstance(fit.spread, Draws)
-    n, d = candidates(fit.range)
+    n, d = candidates(fit.range, existing(fit.table))
     flops = cost.flops(n, d)
     cheap = flops <= 2 * cost.largest
     n, d, flops = n[cheap], d[cheap], flops[cheap]
@@ -58,11 +59,24 @@ def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: 
     return [Proposal(float(n[c.index]), float(d[c.index]), float(flops[c.index]), c.gain) for c in chosen]
 
 
-def candidates(ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
-    """Candidate runs (n, d): a 16 x 16 grid, on each axis from half the smallest to 3 times the largest value."""
-    axes = [np.geomspace(ranges[axis][0] / 2, 3 * ranges[axis][1], 16) for axis in ("n", "d")]
+def candidates(ranges: Mapping[str, tuple[float, float]], most: float = np.inf) -> tuple[Array, Array]:
+    """Candidate runs (n, d): a 16 x 16 grid, on each axis from half the smallest to 3 times the largest value.
+
+    There are at most `most` data.
+    """
+    ends = {"n": 3 * ranges["n"][1], "d": min(3 * ranges["d"][1], most)}
+    axes = [np.geomspace(min(ranges[axis][0] / 2, end), end, 16) for axis, end in ends.items()]
     n, d = np.meshgrid(*axes, indexing="ij")
     return n.ravel(), d.ravel()
+
+
+def existing(table: Table) -> float:
+    """Number of training structures that the dataset of the runs has; infinite if it is not known.
+
+    It is known for run folders whose data d are different training structures.
+    """
+    known = table.facts.get("training structures") if table.names.get("d") == "unique" else None
+    return float(known) if known else np.inf
 
 
 def _predictions(fit: Fit, n: Array, d: Array) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import finite
 from matscale.core.scaling.allocation.cost_law import CostLaw, _refuse_flat, measured_cost
-from matscale.core.scaling.allocation.next_runs import Proposal, propose
+from matscale.core.scaling.allocation.next_runs import Proposal, existing, propose
 from matscale.core.scaling.allocation.speed import Speed
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.intervals import LEVEL
@@ -258,4 +258,9 @@ def _notes(fit: Fit, n: float, d: float) -> list[str]:
         low, high = fit.range[axis]
         if not low <= value <= high:
             notes.append(f"{axis} = {value:,.0f} lies outside the runs ({low:,.0f} to {high:,.0f})")
+    if d > (most := existing(fit.table)):
+        notes.append(
+            f"d = {d:,.0f} is more than the dataset has: {most:,.0f} training structures. Pack or make more "
+            "(matscale data), or plan for fewer FLOPs"
+        )
     return notes

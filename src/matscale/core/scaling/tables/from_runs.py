@@ -256,10 +256,19 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "epochs": [float(run["info"]["structures"]) / float(run["info"]["dataset"]["train"]) for run in runs],
         "devices": values(lambda run: run["info"].get("device")),
         "dataset": values(lambda run: run["info"]["dataset"].get("path")),
+        "training structures": max((_of_dataset(run["info"]["dataset"]) for run in runs), default=0),
         "labels by": values(lambda run: run["info"]["dataset"].get("labels_by")),
         "flops counted by": values(lambda run: run["info"].get("flops_counted_by")),
         "speeds": [_speed(run["folder"], run["info"]) for run in runs if run["info"].get("device")],
     }
+
+
+def _of_dataset(dataset: Mapping[str, Any]) -> int:
+    """Number of training structures that a run could have: those of its dataset that are not for validation."""
+    train = int(dataset["train"])
+    if "structures" not in dataset or "validation" not in dataset:
+        return train
+    return max(train, int(dataset["structures"]) - int(dataset["validation"]))
 
 
 def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:

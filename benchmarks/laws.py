@@ -78,10 +78,12 @@ class Noise:
 
 
 def simulated(rng: np.random.Generator, noise: Noise, **law: float) -> Means:
-    """Size means of runs of L = E + A x^-alpha."""
+    """Size means of runs of L = E + A x^-alpha; ln L of the `smallest` and the `largest` size may be off by so much."""
     k, m = noise.sizes, noise.seeds
     x = np.linspace(0.0, noise.decades * np.log(10.0), k) + np.log(1e4)
     clean = np.log(law.get("floor", 0.0) + 20.0 * np.exp(-law.get("alpha", 0.3) * x))
+    clean[0] += law.get("smallest", 0.0)
+    clean[-1] += law.get("largest", 0.0)
     apart = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
     misfit = np.linalg.cholesky(noise.correlation**apart) @ rng.standard_normal(k)
     of_seeds = noise.seed * noise.growth ** (np.arange(k) / (k - 1))
@@ -94,14 +96,17 @@ def simulated(rng: np.random.Generator, noise: Noise, **law: float) -> Means:
     return size_means(Table({"n": n, "loss": np.exp(y).ravel()}, words), "n")
 
 
-def grid(rng: np.random.Generator, n: int, d: int, seeds: int, noise: float, scatter: float) -> tuple[Array, Array]:
-    """ln(N, D) and ln L on a grid over two decades each."""
+def grid(
+    rng: np.random.Generator, n: int, d: int, seeds: int, noise: float, scatter: float, growth: float = 1.0
+) -> tuple[Array, Array]:
+    """ln(N, D) and ln L on a grid over two decades each; `growth` is the noise at the largest D over the smallest."""
     sizes, data = np.geomspace(1e4, 1e6, n), np.geomspace(1e3, 1e5, d)
     x = np.log([(a, b) for a in sizes for b in data for _ in range(seeds)])
     e, a, b, alpha, beta = TRUE_ND.values()
     clean = np.log(e + a * np.exp(-alpha * x[:, 0]) + b * np.exp(-beta * x[:, 1]))
     effects = scatter * rng.standard_normal(n)
-    return x, clean + effects[groups(np.exp(x[:, 0]))] + noise * rng.standard_normal(len(x))
+    of_runs = noise * growth ** ((x[:, 1] - x[:, 1].min()) / np.ptp(x[:, 1]))
+    return x, clean + effects[groups(np.exp(x[:, 0]))] + of_runs * rng.standard_normal(len(x))
 
 
 def speed(reps: int) -> None:
@@ -374,8 +379,9 @@ def _table(x: Array, y: Array) -> Table:
 
 
 def verdicts(reps: int) -> None:
-    """Print the verdicts on true laws, and on noise without one."""
+    """Print the verdicts on true laws, on laws with one size off, and on noise; and the laws that miss alpha."""
     forms = [host().law("power"), host().law("floor")]
+    off = [(kind, fault) for kind in (Noise(5, seed=0.02), Noise(8, seed=0.02), Noise(8, size=0.02)) for fault in ENDS]
     for title, kind, options in (
         ("power, 5 sizes", Noise(5, seed=0.02), {}),
         ("power, 8 sizes", Noise(8, size=0.02), {}),
@@ -385,25 +391,39 @@ def verdicts(reps: int) -> None:
         ("floor, 12 sizes", Noise(12, 3.0, size=0.01), {"floor": 0.4}),
         ("no trend, 8 sizes", Noise(8, seed=0.02, size=0.02), {"alpha": 0.0}),
         ("half a decade", Noise(6, 0.5), {}),
+        *((f"power, {kind}; {fault}", kind, ENDS[fault]) for kind, fault in off),
     ):
         found, triggers = Outcomes(reps, seed=4), Counter[str]()
         for rng in found:
             fit = fit_means(simulated(rng, kind, **options), forms, "loss")
             found.words[fit.verdict] += 1
+            low, high = fit.intervals["alpha"]
+            found.saw(missing=fit.is_law and not low <= options.get("alpha", 0.3) <= high)
             triggers.update({reason.trigger for reason in fit.reasons})
         why = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in sorted(triggers.items()))
-        print(f"{title}: {found.said()} (triggers {why or 'none'})", flush=True)
+        missing = f"{found.percent('missing'):.0f} %"
+        print(f"{title}: {found.said()}; laws that miss {missing} (triggers {why or 'none'})", flush=True)
+
+
+ENDS = {
+    "the smallest size 10 % high": {"smallest": np.log(1.1)},
+    "the largest size 10 % high": {"largest": np.log(1.1)},
+    "the largest size 5 % high": {"largest": np.log(1.05)},
+}
+"""Fault of a table of one variable -> what `simulated` adds."""
 
 
 def joint_verdicts(reps: int) -> None:
     """Print the verdicts on true joint laws and on tables of no joint law, and the laws that miss alpha or beta."""
     law = host().law("nd")
     print("sizes x data x seeds, noise, scatter; what is wrong | verdicts | laws that miss alpha or beta | triggers")
-    usual = (6, 5, 2, 0.02, 0.0)
+    usual, large = (6, 5, 2, 0.02, 0.0), ((8, 5, 4, 0.02, 0.0), (10, 10, 5, 0.02, 0.0))
     true = ((5, 5, 3, 0.01, 0.0), usual, (8, 5, 1, 0.02, 0.0), (8, 5, 3, 0.01, 0.005), (6, 5, 2, 0.01, 0.02))
+    uneven = (6, 5, 2, 0.01, 0.0, 5.0)
     for design, fault in (
-        *((design, "") for design in true),
+        *((design, "") for design in (*true, *large, uneven)),
         *((usual, fault) for fault in FAULTS),
+        *((design, "the largest amount of data 5 % high") for design in ((8, 5, 1, 0.02, 0.0), *large)),
     ):
         told, triggers = Outcomes(reps, seed=11), Counter[str]()
         for rng in told:
@@ -443,6 +463,11 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
     "the largest amount of data 10 % high": lambda x: _of_size(x, -1, 0.1, axis=1),
     "the smallest amount of data 10 % high": lambda x: _of_size(x, 0, 0.1, axis=1),
     "a slope in d that is 0.1 flatter from the middle on": lambda x: 0.1 * np.maximum(x[:, 1] - x[:, 1].mean(), 0),
+    "the largest amount of data 5 % high": lambda x: _of_size(x, -1, 0.05, axis=1),
+    "a middle amount of data 10 % high": lambda x: _of_size(x, 2, 0.1, axis=1),
+    "a slope in n that is 0.07 flatter at the largest d than at the smallest": lambda x: (
+        0.015 * np.prod(x - x.mean(axis=0), axis=1)
+    ),
     "both ends of d 10 % high": lambda x: _of_size(x, 0, 0.1, axis=1) + _of_size(x, -1, 0.1, axis=1),
 }
 """Fault of a table of no joint law -> addition to ln L at ln (n, d)."""

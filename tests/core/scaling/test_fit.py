@@ -139,13 +139,53 @@ def test_a_size_that_the_others_foretell_is_no_reason_against_a_joint_law(seed: 
     assert fit.verdict == "law with floor"
 
 
+def high_at(table: Table, axis: str, at: int, off: float) -> Table:
+    """Copy of a table in which the losses at one value of a variable, number `at` by size, are higher by `off` in ln."""
+    values = np.unique(table[axis])
+    losses = np.where(table[axis] == values[at], table["loss"] * np.exp(off), table["loss"])
+    return replace(table, numbers={**table.numbers, "loss": losses})
+
+
 @pytest.mark.parametrize("off", [0.3, 0.1])
 def test_a_size_off_the_others_that_decides_an_exponent_is_a_reason_against_a_joint_law(off: float) -> None:
-    table = grid(np.random.default_rng(0), 9, 5, 3, 0.005)
-    losses = np.where(table["n"] < 1.1e4, table["loss"] * np.exp(off), table["loss"])
-    fit = matscale.fit(replace(table, numbers={**table.numbers, "loss": losses}), "nd", samples=100)
+    table = high_at(grid(np.random.default_rng(0), 9, 5, 3, 0.005), "n", 0, off)
+    fit = matscale.fit(table, "nd", samples=100)
     assert [reason.trigger for reason in fit.reasons] == ["d"]
     assert str(fit.reasons[0]).startswith("d: without n = 10,000, alpha changes by -")
+
+
+@pytest.mark.parametrize(("at", "off"), [(-1, 0.1), (-1, 0.05), (0, 0.1)])
+def test_an_amount_of_data_off_the_others_that_decides_an_exponent_is_a_reason_too(at: int, off: float) -> None:
+    table = high_at(grid(np.random.default_rng(0), 6, 5, 3, 0.005), "d", at, off)
+    fit = matscale.fit(table, "nd", samples=100)
+    assert not fit.is_law
+    named = {-1: "d = 100,000", 0: "d = 1,000"}[at]
+    assert any(r.trigger == "d" and named in str(r) and "beta changes by" in str(r) for r in fit.reasons)
+
+
+def test_each_variable_of_any_joint_law_is_tested(rng: Rng) -> None:
+    rows = [
+        {"n": n, "e": e, "loss": (0.5 + 30 * n**-0.3 * e**-0.2) * np.exp(0.005 * rng.standard_normal())}
+        for n in np.geomspace(1e4, 1e6, 6)
+        for e in (1.0, 4.0, 16.0, 64.0, 256.0)
+        for _ in range(3)
+    ]
+    true = Table.of(rows)
+    assert "d" not in triggers(matscale.fit(true, "experts", samples=100))
+    high = matscale.fit(high_at(true, "e", -1, 0.1), "experts", samples=100)
+    assert any(r.trigger == "d" and "e = 256" in str(r) for r in high.reasons)
+
+
+def test_true_joint_laws_are_not_refused_for_an_amount_of_data() -> None:
+    rng = np.random.default_rng(5)
+    found = [triggers(matscale.fit(grid(rng, 6, 5, 2, 0.02), "nd", samples=50)) for _ in range(8)]
+    assert sum("d" in fired for fired in found) <= 1
+
+
+def test_amounts_of_data_that_are_off_but_decide_nothing_are_no_reason_against_a_joint_law() -> None:
+    """A middle amount of data lies 1 % off, far beyond the noise of 60 runs, and no exponent depends on it."""
+    table = high_at(grid(np.random.default_rng(0), 6, 10, 10, 0.01), "d", 5, 0.01)
+    assert matscale.fit(table, "nd", samples=100).is_law
 
 
 def test_points_that_bend_where_no_break_can_be_fitted_are_not_a_law(rng: Rng) -> None:

@@ -41,10 +41,26 @@ class NoiseParts:
     """Variance between runs of a size"""
     size: NDArray[np.int64]
     """Index of the size of each run [k]"""
+    freedom_between: int
+    """Degrees of freedom between sizes"""
+    freedom_within: int
+    """Degrees of freedom between runs of a size"""
 
     @property
     def n_sizes(self) -> int:
         return len(self.sizes)
+
+    def of_sums(self, weights: Array) -> tuple[Array, Array]:
+        """Variances of weighted sums of the noise of runs, and their degrees of freedom by Satterthwaite's formula.
+
+        `weights` [s, k] has a row of weights of the runs for each sum. The effect of a size has the sum of the weights
+        of its runs.
+        """
+        by_size = np.stack([weights[:, self.size == g].sum(axis=1) for g in range(self.n_sizes)], axis=1)
+        between, within = (by_size**2).sum(axis=1) * self.between, (weights**2).sum(axis=1) * self.within
+        share = between / np.maximum(between + within, 1e-300)
+        freedom = 1.0 / (share**2 / self.freedom_between + (1 - share) ** 2 / self.freedom_within)
+        return between + within, freedom
 
 
 def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> NoiseParts:
@@ -59,11 +75,20 @@ def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_be
     mean = np.bincount(size, residual, g) / counts
     rest = residual - mean[size]
     # Size means use up g degrees of freedom, and the parameters that vary within sizes use up the others.
-    within = float(rest @ rest) / max(k - g - (n_parameters - n_between), 1)
+    many, few = max(k - g - (n_parameters - n_between), 1), max(g - n_between, 1)
+    within = float(rest @ rest) / many
     # Size means scatter by the noise of their runs too (on average within * g / k); that part is not counted twice.
-    between = max(float(mean @ mean) / max(g - n_between, 1) - within * g / k, 0.0)
+    between = max(float(mean @ mean) / few - within * g / k, 0.0)
     rest = rest - rest.mean()
-    return NoiseParts(_scaled(mean, between), _scaled(rest, within), between, within, size)
+    return NoiseParts(_scaled(mean, between), _scaled(rest, within), between, within, size, few, many)
+
+
+def between_sizes(law: Law) -> int:
+    """Number of parameters that are determined only by differences between sizes.
+
+    They are the factor and the exponent of the term in size, and the floor.
+    """
+    return 2 if law.floor is None else 3
 
 
 def _scaled(values: Array, variance: float) -> Array:
@@ -145,13 +170,12 @@ def bootstrap(
 ) -> Draws:
     """Refit a law to `samples` bootstrap samples of its points, which gives the uncertainty of its parameters.
 
-    `n_between` is the number of parameters that are determined only by differences between sizes. By default it is 2
-    (the factor and the exponent of the term in size), or 3 for a law with a floor.
+    `n_between` is the number of parameters that are determined only by differences between sizes, by default that of
+    `between_sizes`.
     """
     x, y = logx - solution.frame.x, logy - solution.frame.y
     fitted = law.value(solution.theta, x)
-    between = n_between if n_between is not None else (2 if law.floor is None else 3)
-    noise = take_apart(y - fitted, size, law.n_parameters, between)
+    noise = take_apart(y - fitted, size, law.n_parameters, between_sizes(law) if n_between is None else n_between)
     rng = np.random.default_rng(seed)
     # Runs of a size share their effect: if each run drew its own, the exponents would look too certain.
     # Random signs keep the mean of an effect at 0, of which a draw of a few sizes would be far off.
@@ -159,7 +183,9 @@ def bootstrap(
     simulated = fitted + effects[:, size] + _smoothed(noise, rng, (samples, len(y)))
     # Samples lie near the fit: its parameters are a good start for all, and a loose tolerance is enough for quantiles.
     draws = refine(law, np.tile(solution.theta, (samples, 1)), x, simulated, delta=delta, steps=60, tolerance=1e-6)
-    return Draws(law, solution.theta, solution.frame, draws, _freedom(law, solution.theta, x, noise, between), noise)
+    # A parameter is a weighted sum of residuals, if the law is linearised at the fit.
+    freedom = noise.of_sums(np.linalg.pinv(law.derivatives(solution.theta, x), rcond=1e-12))[1]
+    return Draws(law, solution.theta, solution.frame, draws, freedom, noise)
 
 
 def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
@@ -167,18 +193,3 @@ def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int
     width = len(noise.runs) ** -0.2  # the usual rate of a kernel's width, n^(-1/5)
     drawn = rng.choice(noise.runs, shape) + width * np.sqrt(noise.within) * rng.standard_normal(shape)
     return np.asarray(drawn / np.sqrt(1 + width**2))
-
-
-def _freedom(law: Law, theta: Array, x: Array, noise: NoiseParts, n_between: int) -> Array:
-    """Degrees of freedom of each parameter [p], by Satterthwaite's formula.
-
-    The variances of the parameters are those of the law linearised at `theta`.
-    """
-    inverse = np.linalg.pinv(law.derivatives(theta, x), rcond=1e-12)  # [p, k]
-    # A parameter is a weighted sum of residuals: the effect of a size has the sum of the weights of its runs.
-    by_size = np.stack([inverse[:, noise.size == g].sum(axis=1) for g in range(noise.n_sizes)], axis=1)
-    between, within = (by_size**2).sum(axis=1) * noise.between, (inverse**2).sum(axis=1) * noise.within
-    share = between / np.maximum(between + within, 1e-300)
-    few = max(noise.n_sizes - n_between, 1)
-    many = max(x.shape[0] - noise.n_sizes - (law.n_parameters - n_between), 1)
-    return np.asarray(1.0 / (share**2 / few + (1 - share) ** 2 / many))

@@ -5,15 +5,15 @@ The triggers are explained in `matscale.core.scaling.verdict`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from matscale.core.scaling.bootstrap import Draws, bootstrap
+from matscale.core.scaling.bootstrap import Draws, between_sizes, take_apart
 from matscale.core.scaling.held_out import HeldOut
-from matscale.core.scaling.intervals import quantile, wide_enough
+from matscale.core.scaling.intervals import wide_enough
 from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.solve import HUBER, Solution, refine
@@ -21,11 +21,8 @@ from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.text import percent, size
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, missed, too_few
 
-FORETOLD = 0.9
-"""Level of the interval in which the other sizes must foretell a size that changes an exponent."""
-SAMPLES = 100
-"""Bootstrap samples of the law of the other sizes."""
-
+OFF = 0.05
+"""p-value, over all values of a variable, below which the runs of one value lie off the law together."""
 
 def joint_reasons(
     law: Law,
@@ -43,8 +40,10 @@ def joint_reasons(
         return few
     values = named(law.plain(solution.theta, solution.frame))
     found = [reason for name in law.exponents for reason in flat(name, values[name], *intervals[name])]
-    found += _unstable(law, solution, x, y, groups(runs[law.axes[0]]), values, intervals)
-    found += _bent(law, solution, draws, x, y, intervals)
+    for k, axis in enumerate(law.axes):
+        level = groups(runs[axis])
+        found += _unstable(law, solution, x, y, draws.noise.size, k, level, values, intervals)
+        found += _bent(law, solution, x, y, k, level, values, intervals)
     found += missed(held)
     found += contradicted(law, draws, runs)
     edge = [name for name in law.exponents if name in ("alpha", "beta") and not 0.02 < abs(values[name]) < 2.0]
@@ -69,64 +68,88 @@ def _unstable(
     x: Array,
     y: Array,
     sizes: NDArray[np.int64],
+    axis: int,
+    level: NDArray[np.int64],
     values: dict[str, float],
     intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
-    """Reason against the law, if an exponent changes too much without one size (trigger d of the verdict).
+    """Reasons against the law, if an exponent depends on one value of a variable (trigger d of the verdict).
 
-    Sizes of the first variable are left out in turn. A few sizes determine floor and exponent together, so that the
-    exponents of a true law change a lot as well. A change counts only if the size is off the law of the other sizes, or
-    if the other sizes have no law.
+    `level` numbers the values of the variable with index `axis`; they are left out in turn. Few values determine floor
+    and exponent together, so that the exponents of a true law change a lot as well. A change therefore counts only if
+    runs of one value lie off the law together, at 5 % over all values of the variable.
     """
+    p = _chances(law, solution, x, y, sizes, level) * (int(level.max()) + 1)
+    if p.min() >= OFF:
+        return []
     at, below = x - solution.frame.x, y - solution.frame.y
-    weights = np.stack([(sizes != g).astype(float) for g in range(int(sizes.max()) + 1)])
-    ends = refine(law, np.tile(solution.theta, (len(weights), 1)), at, below, delta=HUBER, weights=weights)
-    found = []
-    plain = law.plain(ends, solution.frame)
+    weights = np.stack([(level != k).astype(float) for k in range(len(p))])
+    ends = refine(law, np.tile(solution.theta, (len(p), 1)), at, below, delta=HUBER, weights=weights)
+    plain, found = law.plain(ends, solution.frame), []
+    of = [f"{law.axes[axis]} = {size(float(np.exp(x[level == k, axis].mean())))}" for k in range(len(p))]
     for name in law.exponents:
         moved = np.asarray(plain[name]) - values[name]
         low, high = intervals[name]
         worst = int(np.argmax(np.abs(moved)))
-        if not is_large(float(moved[worst]), values[name], low, high):
-            continue
-        if _is_foretold(law, replace(solution, theta=ends[worst]), x, y, sizes, worst):
-            continue
-        left = size(float(np.exp(x[sizes == worst, 0].mean())))
-        change = percent(float(moved[worst]) / values[name])
-        text = f"without {law.axes[0]} = {left}, {name} changes by {change}"
-        found.append(Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2)))
+        if is_large(float(moved[worst]), values[name], low, high):
+            text = f"without {of[worst]}, {name} changes by {percent(float(moved[worst]) / values[name])}"
+            text += f"; runs of {of[int(p.argmin())]} lie off the law together (p = {p.min():.1g})"
+            found.append(Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2)))
     return found
 
 
-def _is_foretold(law: Law, others: Solution, x: Array, y: Array, sizes: NDArray[np.int64], left_out: int) -> bool:
-    """Whether the fit to all `others` foretells the mean loss of the size that was left out, by an interval of use.
+def _chances(
+    law: Law, solution: Solution, x: Array, y: Array, sizes: NDArray[np.int64], level: NDArray[np.int64]
+) -> Array:
+    """p-value of an offset that the runs of each value of a variable share, by a t-test with the law linearised.
 
-    The noise is that of the other sizes: with its own, a size far off would look like a scatter of all.
+    `sizes` and `level` number the model sizes and the values of the variable. The noise is what is left with the
+    offset: without it, a value far off would look like scatter.
     """
-    own, rest = sizes == left_out, sizes != left_out
-    relabelled = np.unique(sizes[rest], return_inverse=True)[1]
-    around = bootstrap(law, others, x[rest], y[rest], relabelled, samples=SAMPLES)
-    at, noise = x[own] - others.frame.x, around.noise
-    centre, found = law.value(others.theta, at).mean(), y[own].mean() - others.frame.y
-    variance = np.mean((law.value(around.draws, at).mean(axis=1) - centre) ** 2)
-    variance += noise.between + noise.within / own.sum()
-    limit = quantile(FORETOLD, float(around.freedom.min())) * float(np.sqrt(variance))
-    means = np.bincount(sizes, y) / np.bincount(sizes)
-    return bool(abs(found - centre) <= limit < np.ptp(means))
+    at = x - solution.frame.x
+    known = _orthonormal(law.derivatives(solution.theta, at))
+    residual = y - solution.frame.y - law.value(solution.theta, at)
+    residual = residual - known @ (known.T @ residual)
+    counts, found = np.bincount(sizes), np.ones(int(level.max()) + 1)
+    for k in range(len(found)):
+        own = (level == k).astype(float)
+        free = own - known @ (known.T @ own)
+        if free @ free < 1e-6 * own.sum():
+            continue  # only these runs determine some parameter
+        weights = free / (free @ free)
+        offset = float(weights @ residual)
+        share = np.bincount(sizes, own) / counts
+        of_sizes = between_sizes(law) + bool((share == share.round()).all())
+        noise = take_apart(residual - offset * free, sizes, law.n_parameters + 1, of_sizes)
+        (variance,), (freedom,) = noise.of_sums(weights[None])
+        found[k] = 2 * stats.t.sf(abs(offset) / np.sqrt(max(variance, 1e-300)), freedom)
+    return found
+
+
+def _orthonormal(columns: Array) -> Array:
+    """Orthonormal basis [k, r] of the space of `columns` [k, p]."""
+    u, s, _ = np.linalg.svd(columns, full_matrices=False)
+    return u[:, s > 1e-10 * s[0]]
 
 
 def _bent(
-    law: Law, solution: Solution, draws: Draws, x: Array, y: Array, intervals: dict[str, tuple[float, float]]
+    law: Law,
+    solution: Solution,
+    x: Array,
+    y: Array,
+    axis: int,
+    level: NDArray[np.int64],
+    values: dict[str, float],
+    intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
-    """Reason against the law, if the mean residuals of sizes bend away from it (trigger e of the verdict).
+    """Reason against the law, if the mean residuals of values of a variable bend away (trigger e of the verdict).
 
-    The test is a t-test of a term in (ln x)².
+    `level` numbers the values of the variable with index `axis`. The test is a t-test of a term in (ln x)².
     """
-    size = draws.noise.size
-    counts = np.bincount(size)
+    counts = np.bincount(level)
     residual = y - solution.frame.y - law.value(solution.theta, x - solution.frame.x)
-    mean = np.bincount(size, residual) / counts
-    at = np.bincount(size, x[:, 0] - solution.frame.x[0]) / counts
+    mean = np.bincount(level, residual) / counts
+    at = np.bincount(level, x[:, axis] - solution.frame.x[axis]) / counts
     columns = np.column_stack([np.ones_like(at), at, at**2])
     freedom = len(mean) - 3
     if freedom < 2:
@@ -137,12 +160,14 @@ def _bent(
     squares, fewer = float(left @ left), float(rest @ rest)
     f = (fewer - squares) / max(squares / freedom, 1e-300)
     p = float(stats.f.sf(f, 1, freedom))
-    if p >= SIGNIFICANT:
-        return []
-    low, high = intervals[law.exponents[0]]
+    name = law.exponents[min(axis, len(law.exponents) - 1)]  # exponents have the order of the variables
+    low, high = intervals[name]
     changes = abs(float(bend[2])) * float(np.ptp(at))
+    if p >= SIGNIFICANT or not is_large(changes, values[name], low, high):
+        return []
     widening = 1 + changes / ((high - low) / 2) if high > low else 1.0
-    return [Reason("e", f"sizes bend away from the {law.name} law (p = {p:.1g})", widening=widening)]
+    text = f"losses bend away from the {law.name} law in {law.axes[axis]} (p = {p:.1g})"
+    return [Reason("e", text, widening=widening)]
 
 
 def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:

@@ -21,7 +21,7 @@ from rounding import tf32
 
 FORCES = {"bf16": 0.03, "fp16": 0.005, "tf32": 0.005}
 """Largest error of forces by the arithmetic, over their norm: some roundings of 2⁻⁸, 2⁻¹¹ and 2⁻¹¹."""
-WIDER = {("eqv2", "bf16"): 0.05}
+WIDER = {("eqv2", "bf16"): 0.05, ("esen", "bf16"): 0.05}
 """Of architectures that round more of their features."""
 GRADIENT = {"bf16": 0.1, "fp16": 0.01, "tf32": 0.01}
 """The same of the gradient of a loss."""

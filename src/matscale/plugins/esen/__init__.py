@@ -44,6 +44,7 @@ def register_architectures() -> list[Architecture]:
             graph=graph,
             sizes=SIZES,
             step_flops=step_flops,
+            compiles=True,
             max_atomic_number=ESENConfig().max_atomic_number,
         )
     ]

@@ -26,6 +26,12 @@ from matscale.plugin import sphere
 from matscale.plugins.esen.config import ESENConfig
 
 
+def radial_network(config: ESENConfig, n_out: int) -> sphere.RadialNetwork:
+    """Make a radial network of Gaussians and of the elements' embeddings that all networks share."""
+    derives = config.forces == "gradient"
+    return sphere.RadialNetwork(config.n_edge_features, config.edge_channels, n_out, exact_norms=derives)
+
+
 class EdgeWise(nn.Module):
     """Messages of the neighbours of an atom, summed."""
 
@@ -36,7 +42,7 @@ class EdgeWise(nn.Module):
         self.gate = sphere.Gate(*shape) if is_gated else None
         n_extra = config.lmax * hidden if is_gated else hidden
         self.conv1 = sphere.SO2Convolution(*shape, 2 * config.channels, hidden, n_extra)
-        self.radial = sphere.RadialNetwork(config.n_edge_features, config.edge_channels, self.conv1.n_weights)
+        self.radial = radial_network(config, self.conv1.n_weights)
         self.conv2 = sphere.SO2Convolution(*shape, hidden, config.channels)
 
     def forward(self, x: Tensor, edges: sphere.Edges, grid: sphere.SphereGrid | None) -> Tensor:

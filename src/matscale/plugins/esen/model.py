@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.plugin import AtomicBatch, ConfigError, DataError, DatasetInfo, Graph, Outputs, sphere
-from matscale.plugins.esen.blocks import Block
+from matscale.plugins.esen.blocks import Block, radial_network
 from matscale.plugins.esen.config import ESENConfig, idle_parameters
 from matscale.plugins.esen.heads import EnergyHead, ForcesHead, StressHead
 
@@ -53,7 +53,7 @@ class ESEN(nn.Module):
         self.system = nn.Parameter(torch.zeros(channels)) if config.system_vector else None
         self.source, self.target = nn.Embedding(rows, width), nn.Embedding(rows, width)
         sphere.start_small(self.source, self.target)
-        radial = sphere.RadialNetwork(config.n_edge_features, width, (lmax + 1) * channels)
+        radial = radial_network(config, (lmax + 1) * channels)
         self.edge_degree = sphere.EdgeDegree(lmax, radial, DEGREE)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = sphere.make_norm(config.norm, lmax, channels)

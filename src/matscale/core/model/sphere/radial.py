@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.model.sphere.edges import Edges
+from matscale.core.precision import full_precision
 
 
 def start_small(*tables: nn.Embedding) -> None:
@@ -19,24 +20,37 @@ def with_elements(edges: Edges, source: nn.Embedding, target: nn.Embedding) -> T
     return torch.cat([edges.basis, source(edges.source_element), target(edges.target_element)], dim=1)
 
 
+class ExactLayerNorm(nn.LayerNorm):
+    """LayerNorm that is never computed in half precision."""
+
+    @full_precision
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
 class RadialNetwork(nn.Module):
     """Radial network: an MLP of the distance and the two elements of an edge."""
 
-    def __init__(self, n_basis: int, width: int, n_out: int, n_elements: int | None = None) -> None:
+    def __init__(
+        self, n_basis: int, width: int, n_out: int, n_elements: int | None = None, *, exact_norms: bool = False
+    ) -> None:
         """Set up the network for a basis of `n_basis` functions, with hidden layers of `width`.
 
         With `n_elements`, it has tables of its own for the two elements of an edge, with a row for each atomic number
-        below; row 0 is no element. Without, the model has appended features of the elements to the basis.
+        below; row 0 is no element. Without, the model has appended features of the elements to the basis. With
+        `exact_norms`, for forces by derivative, norms are not computed in half precision, which their second
+        derivative exceeds.
         """
         super().__init__()
         self.source = nn.Embedding(n_elements, width) if n_elements else None
         self.target = nn.Embedding(n_elements, width) if n_elements else None
+        norm = ExactLayerNorm if exact_norms else nn.LayerNorm
         self.net = nn.Sequential(
             nn.Linear(n_basis + (2 * width if n_elements else 0), width),
-            nn.LayerNorm(width),
+            norm(width),
             nn.SiLU(),
             nn.Linear(width, width),
-            nn.LayerNorm(width),
+            norm(width),
             nn.SiLU(),
             nn.Linear(width, n_out),
         )

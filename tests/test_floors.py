@@ -22,7 +22,7 @@ FLOORS = [
     {"inference", "study"},
     {"fairchem"},
     {"scaling"},
-    {"report"},
+    {"report", "view"},
 ]
 """Rooms of `matscale.core` from the ground up, as in docs/architecture.md; loose files lie below them all."""
 OUTSIDE = {

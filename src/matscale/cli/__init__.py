@@ -28,6 +28,7 @@ COMMANDS = {
     "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
     "evaluate": ("matscale.cli.evaluate:evaluate", "Errors of trained models on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
+    "view": ("matscale.cli.view:view", "Look at predictions: parity, structures, forces, as one HTML page."),
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }

@@ -9,10 +9,10 @@ Whether a process on another host is dead cannot be seen; its files are deleted 
 the folder.
 
 For tests only, environment variables cause faults. Each operation has a fault point before it and one after it; a write
-has another one after half of its bytes. Points are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the
-process with SIGKILL at point 137. With `enospc@137` (or another name of an errno), the operation at this point fails;
-with `enospc@137+`, all operations from this point on fail, as on a full disk. `MATSCALE_FAULT_COUNT=FILE` appends a
-line to FILE at each point.
+has another one after half of its bytes. Points are counted from 1 in each process, over its threads.
+`MATSCALE_FAULT=kill@137` ends the process with SIGKILL at point 137. With `enospc@137` (or another name of an errno),
+the operation at this point fails; with `enospc@137+`, all operations from this point on fail, as on a full disk.
+`MATSCALE_FAULT_COUNT=FILE` appends a line to FILE at each point.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +111,7 @@ def sha256_of(file: Path | io.BufferedReader) -> str:
 # Faults ---------------------------------------------------------------------------------------------------------------
 
 _reached = 0
+_counting = threading.Lock()
 
 
 def _due(what: str, path: Path | str) -> bool:
@@ -118,12 +120,14 @@ def _due(what: str, path: Path | str) -> bool:
     if wanted is None and listed is None:
         return False
     global _reached
-    _reached += 1
-    if listed is not None:
-        with open(listed, "a", encoding="utf-8") as file:
-            file.write(f"{_reached} {what} {path}\n")
+    with _counting:
+        _reached += 1
+        here = _reached
+        if listed is not None:
+            with open(listed, "a", encoding="utf-8") as file:
+                file.write(f"{here} {what} {path}\n")
     _, _, place = (wanted or "").partition("@")
-    return bool(place) and (_reached >= int(place[:-1]) if place.endswith("+") else _reached == int(place))
+    return bool(place) and (here >= int(place[:-1]) if place.endswith("+") else here == int(place))
 
 
 def _fail() -> None:

@@ -94,9 +94,10 @@ class MemoryNeed:
         return self.moments + self.average
 
     def at_once(self, on_cpu: bool) -> int:
-        """Peak memory [bytes], reached in a step or while a checkpoint is saved, whose files are made in memory."""
-        saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
-        return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
+        """Peak memory [bytes] of a step; on a CPU, the copy of a checkpoint that is being written is in it."""
+        copied = self.state * (2 if self.average else 1) + self.moments if on_cpu else 0
+        step = max(self.activations * (_HEAP if on_cpu else 1), self.gradients)
+        return self.weights + self.optimizer + copied + int(step)
 
     @property
     def checkpoint(self) -> int:

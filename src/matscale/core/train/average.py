@@ -27,8 +27,10 @@ class Average:
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """State dict of the model, with the averaged weights in place of the current ones."""
-        with self.swapped(model):  # by identity, since a tied weight has two names in the state
-            return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        # By identity, since a tied weight has two names in the state.
+        averaged = {id(parameter): self.weights[name] for name, parameter in model.named_parameters()}
+        state = model.state_dict(keep_vars=True)
+        return {name: averaged.get(id(tensor), tensor).detach() for name, tensor in state.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load the averaged weights from the result of `state`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import GEOMETRIES, Run
+from matscale.core.train.background import BackgroundWriter
 from matscale.core.train.processes.world import World, on_main
 from matscale.core.train.setup import Setup
-from matscale.core.train.state import TrainingState
 from matscale.core.train.stop import Interrupted
 
 
@@ -32,6 +33,7 @@ class Recorder:
 
     def __init__(self, run: Run, world: World, observers: Observers, progress: Reporter) -> None:
         self.run, self.world, self.observers, self.progress = run, world, observers, progress
+        self.writer = BackgroundWriter()
 
     # End of a session -------------------------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ class Recorder:
             self.observers.run_ended(run=self.run, status=status)
 
         self.observers.run_started(run=self.run)
-        with _telling(ended):
+        with _telling(ended), self.writer:
             yield
 
     @on_main
@@ -120,29 +122,40 @@ class Recorder:
     @on_main
     def saved(
         self,
-        state: TrainingState,
+        made: checkpoint.Checkpoint,
+        best: int | None,
         totals: Mapping[str, Any],
-        checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
     ) -> None:
-        """Write a checkpoint, which `checkpoint_with` makes from counts of rows and the entries of run.json."""
+        """Copy a checkpoint, with counts of rows and the entries of run.json, and write it in the background.
+
+        `self.writer.conclude` raises an error of the disk and tells the observers.
+        """
         written = self.run.rows_written()
         totals = {**totals, "rows": written}
-        made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
-        checkpoint.save(self.run.checkpoint_folder, made)
-        self.settle(state, kept_for_good)
-        self.run.update(totals)
-        self.observers.checkpoint_saved(run=self.run, step=state.step)
+        made = replace(made, state={**made.state, "rows": written, "run": self.run.kept(totals)})
+        self.writer.conclude()  # before another copy is made
+        made = checkpoint.on_host(made)
+
+        def write() -> None:
+            checkpoint.save(self.run.checkpoint_folder, made)
+            self.settle(made.step, best, kept_for_good)
+
+        def then() -> None:
+            self.run.update(totals)
+            self.observers.checkpoint_saved(run=self.run, step=made.step)
+
+        self.writer.begin(write, then)
 
     @on_main
-    def settle(self, state: TrainingState, kept_for_good: Collection[int]) -> None:
-        """Update `last` and `best` for the checkpoint of `state`, and delete the checkpoints that are not kept.
+    def settle(self, last: int, best: int | None, kept_for_good: Collection[int]) -> None:
+        """Update `last` and `best` for the checkpoint of the step `last`, and delete those that are not kept.
 
         If the process is killed after writing a checkpoint and before this is done, the next session does it, even if
         no step is left to train.
         """
         root = self.run.checkpoint_folder
-        wanted = {"last": state.step, **({} if state.best is None else {"best": state.best["step"]})}
+        wanted = {"last": last, **({} if best is None else {"best": best})}
         for name, step in wanted.items():
             if checkpoint.pointer(root, name) != step:
                 write_text(root / name, f"{step}\n")

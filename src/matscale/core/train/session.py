@@ -163,7 +163,7 @@ def _take_up(trainer: Trainer, origin: Origin) -> None:
     if origin.checkpoint:
         trainer.restore(origin.checkpoint)
     if origin.saved:
-        trainer.recorder.settle(trainer.state, trainer.kept_for_good)
+        trainer.recorder.settle(trainer.state.step, trainer.state.best_step, trainer.kept_for_good)
     trainer.world.barrier()
     if origin.saved:
         trainer.recorder.forget_after(origin.saved.step)

@@ -41,6 +41,10 @@ class TrainingState:
     since_best: int = 0
     """Number of validations since the best one."""
 
+    @property
+    def best_step(self) -> int | None:
+        return None if self.best is None else int(self.best["step"])
+
     def plain(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -66,9 +66,10 @@ class Trainer:
         groups = self.accumulation.groups(self.state.epoch, self.state.batch)
         while not self._lost_patience():
             group = next(groups)
+            self.recorder.writer.conclude(wait=False)
             totals = self._totals(group, stop)
             if totals["stop"]:
-                self._save()
+                self._save_now()
                 raise StoppedEarly(
                     f"Stopped by {stop.reason or 'another process'} after step {self.state.step}, and saved. "
                     f"Go on with: matscale train --resume -o {self.recorder.run.path}"
@@ -159,7 +160,7 @@ class Trainer:
             self.state.skipped += 1
             self.progress.said(f"{told} Skipped ({self.state.skipped} of {allowed} allowed).")
             return
-        self._save()
+        self._save_now()
         raise NonFiniteLossError(
             f"{told} The run is saved as it was before this step. Look at these structures or lower optimizer.lr; to "
             f"skip one more step: matscale train --resume -o {self.recorder.run.path} --set "
@@ -198,7 +199,7 @@ class Trainer:
         if self.state.validated is None or self.state.validated["step"] != self.state.step:
             self._validate()
             self.saved = None  # an existing checkpoint of this step does not include this validation
-        self._save()
+        self._save_now()
 
     def _log(self) -> None:
         """Write a row of metrics over the training steps since the last such row."""
@@ -262,8 +263,14 @@ class Trainer:
         flops = {"flops": p.flops, "validation_flops": p.validation_flops}
         return {**counts, **seen, **flops, "best": p.best, "last": p.validated}
 
+    def _save_now(self) -> None:
+        """Save a checkpoint of this step as `_save` does, and wait until it is written."""
+        self._save()
+        self.recorder.writer.conclude()
+        self.world.barrier()
+
     def _save(self) -> None:
-        """Save a checkpoint of this step, unless it exists already."""
+        """Begin to save a checkpoint of this step, unless there is one. It is written while training goes on."""
         p = self.state
         if self.saved == p.step:
             return
@@ -276,12 +283,8 @@ class Trainer:
             "seed": self.config.seed,
             "steps_of_epochs": self.steps_of_epochs,
         }
-
-        def checkpoint_with(record: dict[str, Any]) -> Checkpoint:
-            return self.learner.checkpoint(p.step, {**state, **record})
-
-        self.recorder.saved(p, self.totals(), checkpoint_with, self.kept_for_good)
-        self.world.barrier()
+        made = self.learner.checkpoint(p.step, state)
+        self.recorder.saved(made, p.best_step, self.totals(), self.kept_for_good)
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore the state of training from a checkpoint."""

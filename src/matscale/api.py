@@ -57,7 +57,7 @@ def train(
     max_time: str | float | None = None,
     max_flops: str | float | None = None,
     lr: float | None = None,
-    batch: int | None = None,
+    batch: int | Literal["auto"] | None = None,
     seed: int | None = None,
     device: str | None = None,
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] | None = None,
@@ -112,6 +112,10 @@ def train(
         raise ConfigError("Several processes train one run: name its folder with output=.")
     folder = free_folder(resolved) if output is None else output
     with reporter(quiet or not world.is_main) as progress:
+        if batch == "auto" and not resume:
+            from matscale.core.estimate.probe import with_fitting_batch  # start-up: torch
+
+            resolved = with_fitting_batch(resolved, architecture, progress=progress)
         return start_training(resolved, folder, resume=resume, architecture=architecture, progress=progress)
 
 

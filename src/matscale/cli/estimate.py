@@ -57,7 +57,7 @@ def estimate(
     (MFU).
     """
     if study is not None:
-        if arch or size or params or file or assignments or given(options):
+        if arch or size or params or file or assignments or options["batch"] or given(options):
             raise ConfigError(f"{study}: a study file sets all options of its runs. Leave out --arch, --params, --set.")
         _study(study, on, mfu, time_steps, as_json)
         return
@@ -67,6 +67,10 @@ def estimate(
     time_steps = TIME_STEPS if time_steps is None else time_steps
     config, architecture = configuration(arch, size, params, file, given(options), assignments, None)
     with reporter() as progress:
+        if options["batch"] == "auto":
+            from matscale.core.estimate.probe import with_fitting_batch  # start-up: torch
+
+            config = with_fitting_batch(config, architecture, progress=progress)
         found = estimated(
             config, device=on, mfu=mfu, time_steps=time_steps, architecture=architecture, progress=progress
         )

@@ -11,7 +11,7 @@ import click
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.progress.text import pretrained
 from matscale.cli.text import errors_table
-from matscale.cli.types import ArchitectureName, DeviceCount, ParameterCount, TrackerName
+from matscale.cli.types import ArchitectureName, CountOrAuto, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
 from matscale.core.runs.files import CONFIG
 from matscale.core.train.options import configuration, free_folder, given
@@ -68,7 +68,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h."),
         click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15."),
         click.option("--lr", type=float, help="Highest learning rate."),
-        click.option("--batch", type=click.IntRange(1), help="Structures in a batch."),
+        click.option(
+            "--batch",
+            type=CountOrAuto("structures", "as many as fit in memory"),
+            help="Structures in a batch, or auto: as many of the largest as fit in memory.",
+        ),
         click.option("--seed", type=click.IntRange(0), help="Seed of split, weights, order and dropout.  [default: 0]"),
         click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
         click.option(
@@ -95,7 +99,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--devices",
-    type=DeviceCount(),
+    type=CountOrAuto("devices", "all GPUs"),
     help="Processes of this machine that share each step, one per GPU: 4, or auto (all GPUs).  [default: 1]",
 )
 @click.option(
@@ -137,6 +141,8 @@ def train(
         config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
         if resume and output is None:
             raise ConfigError("--resume needs the folder of the run: give it with -o FOLDER.")
+        if options["batch"] == "auto" and resumed is None:  # a run that goes on has the number that was found
+            config = _probed(config, architecture, devices, quiet)
         if dry_run:
             from matscale.core.config import to_toml  # start-up: pydantic
 
@@ -147,6 +153,14 @@ def train(
             _launch(n, restarts, config, output or free_folder(config), resume, quiet, no_baselines)
         else:
             _train(config, architecture, output, resume, quiet, no_baselines)
+
+
+def _probed(config: TrainConfig, architecture: Architecture, devices: int | str | None, quiet: bool) -> TrainConfig:
+    from matscale.core.estimate.probe import with_fitting_batch  # start-up: torch
+
+    n = 1 if devices is None else _processes(devices, config)
+    with reporter(quiet) as progress:
+        return with_fitting_batch(config, architecture, n, progress)
 
 
 def _processes(devices: int | str, config: TrainConfig) -> int:

@@ -31,16 +31,21 @@ class ParameterCount(ParamType):
             self.fail(str(error), param, ctx)
 
 
-class DeviceCount(ParamType):
-    """Number of devices: `4`, or `auto` for all."""
+class CountOrAuto(ParamType):
+    """Type of a number above 0 of `things`, or `auto`, which means what `auto` says."""
 
     name = "N|auto"
+
+    def __init__(self, things: str, auto: str) -> None:
+        self.things, self.auto = things, auto
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "auto" or (isinstance(value, int) and value > 0):
             return value
         if not (isinstance(value, str) and value.isdecimal() and int(value) > 0):
-            self.fail(f"{value!r} is not a number of devices. Write for example 4, or auto for all GPUs.", param, ctx)
+            self.fail(
+                f"{value!r} is not a number of {self.things}. Write for example 4, or auto: {self.auto}.", param, ctx
+            )
         return int(value)
 
 

@@ -313,14 +313,38 @@ def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
     assert direct.scales.forces == pytest.approx(setup.scales.energy)
 
 
-def test_running_out_of_memory_says_how_to_need_less(
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 80 GiB"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: 80 GiB"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_running_out_of_memory_names_the_batch_and_says_how_to_need_less(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(learner: object, batch: object) -> None:
+        raise error
+
+    told = r"Step 1: .* on a batch of 4 structures with \d+ atoms and \d+ edges .*80 GiB.*"
+    told += r"--set batch\.structures=2 --set batch\.accumulate=2"
+    monkeypatch.setattr("matscale.core.train.learner.Learner.predict", full)
+    with pytest.raises(MatscaleError, match=told) as caught:
+        run_tiny(data, tmp_path / "run")
+    assert caught.value.exit_code == 1
+    with pytest.raises(MatscaleError, match="one structure, so that smaller batches do not help"):
+        run_tiny(data, tmp_path / "one", "batch.structures=1")
+
+
+def test_running_out_of_memory_in_a_validation_says_how_to_need_less(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 80 GiB")
 
-    monkeypatch.setattr("matscale.core.train.learner.Learner.gradient", full)
-    with pytest.raises(MatscaleError, match=r"80 GiB.*batch\.atoms"):
+    monkeypatch.setattr("matscale.core.train.trainer.tally", full)
+    with pytest.raises(MatscaleError, match=r"after step \d+.*--set evaluation\.structures=16"):
         run_tiny(data, tmp_path / "run")
 
 

@@ -218,6 +218,11 @@ class Loader:
             first += at
         return np.array(boundaries, dtype=np.int64)
 
+    def largest(self, n: int) -> NDArray[np.int64]:
+        """Rows of the dataset of the `n` structures with the most work, largest first."""
+        rows = _take(self._indices, np.arange(len(self._indices)))
+        return rows[np.argsort(-self._work()[rows].astype(np.int64), kind="stable")[:n]]
+
     def shared(self, epoch: int, batches: range, n_processes: int) -> list[list[NDArray[np.int64]]]:
         """Divide the structures of some batches of `epoch` among processes: rows of the micro-batches of each.
 

@@ -22,6 +22,7 @@ from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.loss import Objective
 from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.memory import memory_for
 from matscale.core.train.processes.partial_objective import PartialObjective
 from matscale.core.train.processes.world import World
 
@@ -75,7 +76,8 @@ class Learner:
         objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
         # A process without structures takes part in the sum of gradients.
         for k, batch in enumerate(batches or [None], start=1):
-            with self.world.exchanging(self.replica, is_last=k >= len(batches)):
+            memory = memory_for(batch, self.config.batch)
+            with memory, self.world.exchanging(self.replica, is_last=k >= len(batches)):
                 part, outputs = self.replica(batch, counts)
                 if part is not None:  # there is none if no structure of the batch has a label
                     self.scaler.scale(part).backward()

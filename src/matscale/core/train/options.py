@@ -47,7 +47,9 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     >>> given({"steps": 100, "seed": 1, "lr": None})
     {'budget.steps': 100, 'seed': 1}
     """
-    return {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    # `--batch auto` is no value of a configuration: the probe puts a number there.
+    named = {name: value for name, value in options.items() if value is not None and (name, value) != ("batch", "auto")}
+    return {OPTIONS[name]: value for name, value in named.items()}
 
 
 def configuration(

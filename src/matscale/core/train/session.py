@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from matscale.core.errors import ConfigError, MatscaleError, StoppedEarly
+from matscale.core.errors import ConfigError, StoppedEarly
 from matscale.core.files import make_folder, sweep_up
 from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.host import host
@@ -23,6 +23,7 @@ from matscale.core.runs.config import TrainConfig, flat
 from matscale.core.runs.record import Run
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.learner import Learner
+from matscale.core.train.memory import OutOfMemory, is_out_of_memory
 from matscale.core.train.origin.origin import Origin
 from matscale.core.train.origin.resume import reopened
 from matscale.core.train.processes.world import World
@@ -172,12 +173,16 @@ def _take_up(trainer: Trainer, origin: Origin) -> None:
 def _fit(trainer: Trainer, stop: StopRequest) -> None:
     try:
         trainer.fit(stop)
-    except torch.OutOfMemoryError as error:
-        raise MatscaleError(
-            f"The device ran out of memory after step {trainer.state.step} ({error}). Make batches "
-            "smaller and accumulate more of them: --set batch.atoms=... with --set batch.accumulate=...; limits of "
-            "atoms or edges bound memory better than structures. Or save memory: "
-            "--set compute.checkpoint_activations=true."
+    except OutOfMemory as error:
+        raise OutOfMemory(f"Step {trainer.state.step + 1}: {error}") from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        structures = trainer.config.evaluation.structures
+        raise OutOfMemory(
+            f"The device ran out of memory after step {trainer.state.step}, outside of the batches of training "
+            f"({error}). Start a new run with smaller batches of validation: --set evaluation.structures="
+            f"{max(1, structures // 2)}; or save memory: --set compute.checkpoint_activations=true."
         ) from error
 
 

@@ -19,6 +19,7 @@ from matscale.core.hosting.host import host
 from matscale.core.model.outputs import Outputs
 from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.learner import Learner
+from matscale.core.train.processes.sharding import whole
 from matscale.core.train.processes.world import World
 from matscale.core.train.setup import prepare, resolved
 
@@ -71,7 +72,7 @@ def curve(case: Case, world: World) -> dict[str, list[float]]:
         learner.update(gradient, 1e-2, step)
         losses.append(gradient.objective)
         norms.append(gradient.norm)
-    weights = [float(p.detach().double().square().sum()) for p in learner.potential.parameters()]
+    weights = [float(whole(p.detach()).double().square().sum()) for p in learner.potential.parameters()]
     without = [name for name, p in learner.potential.named_parameters() if p not in learner.optimizer.state]
     return {"loss": losses, "norm": norms, "weights": weights, "without": without}  # type: ignore[dict-item]
 

@@ -319,6 +319,11 @@ class ComputeConfig(Config):
 
     This needs less memory and 15 to 40 % more time.
     """
+    sharding: Literal["none", "state"] = "none"
+    """For several processes: `state` divides weights, gradients, moments and averages among them (FSDP2).
+
+    Each has the whole weights and gradients only during a step, and the numbers stay the same.
+    """
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of torch; default: OMP_NUM_THREADS, or the number of cores the process may use."""
     timeout: Seconds = 600.0
@@ -332,6 +337,11 @@ class ComputeConfig(Config):
         if self.compile and self.checkpoint_activations:
             raise ValueError(
                 "torch.compile chooses which activations to compute again: leave out checkpoint_activations"
+            )
+        if self.sharding == "state" and (self.compile or self.precision == "fp16"):
+            raise ValueError(
+                'sharding = "state" works neither with compile nor with the gradient scaler of fp16: leave out one of '
+                "them (bf16 needs no scaler)"
             )
         return self
 

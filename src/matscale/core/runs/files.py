@@ -24,6 +24,7 @@ RESUMABLE = (
     "compute.threads",
     "compute.timeout",
     "compute.checkpoint_activations",
+    "compute.sharding",
     "checkpoint",
     "plugins",
     "trackers",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from matscale.core.train.processes.sharding import placed
+
 
 class Average:
     """Exponential moving average of the parameters; buffers are not averaged.
@@ -35,7 +37,7 @@ class Average:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load the averaged weights from the result of `state`."""
         for name, weight in self.weights.items():
-            weight.copy_(state[name])
+            weight.copy_(placed(state[name], weight))
 
     def swapped(self, model: nn.Module) -> _Swapped:
         """Context in which the model has the averaged weights."""

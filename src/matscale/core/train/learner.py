@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matscale.core.data.batch import AtomicBatch
@@ -21,9 +22,10 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.loss import Objective
-from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 from matscale.core.train.memory import memory_for
+from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 from matscale.core.train.processes.partial_objective import PartialObjective
+from matscale.core.train.processes.sharding import gathered, placed, whole
 from matscale.core.train.processes.world import World
 
 
@@ -46,14 +48,15 @@ class Learner:
     ) -> None:
         self.config, self.objective, self.device, self.world = config, objective, device, world
         self.potential = potential.to(device).train()
-        self.parameters = [p for p in potential.parameters() if p.requires_grad]
-        if not self.parameters:
+        if not any(p.requires_grad for p in potential.parameters()):
             raise ConfigError(f"{config.architecture.name}: the model has no parameters that can be trained.")
-        self.optimizer = adamw(potential, config.optimizer)
         self.scaler = scaler_of(config.compute, device)
         if config.compute.compile:
             self._compile()
-        self.replica = world.replicated(PartialObjective(self.potential, objective, self.predict, world.size > 1))
+        part = PartialObjective(self.potential, objective, self.predict, world.size > 1)
+        self.replica = world.replicated(part, config.compute.sharding == "state")
+        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+        self.optimizer = adamw(potential, config.optimizer)
         # Of the weights that all processes have now.
         self.average = Average(potential, config.optimizer.ema) if config.optimizer.ema else None
 
@@ -95,7 +98,7 @@ class Learner:
         return Gradient(value, norm, math.isfinite(value) and (math.isfinite(norm) or overflowed), seen)
 
     def _norm(self) -> float:
-        return float(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+        return float(whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None])))
 
     def update(self, gradient: Gradient, lr: float, step: int) -> None:
         """Update the weights by the gradient; `step` counts from 1."""
@@ -126,7 +129,7 @@ class Learner:
         swapped = nullcontext() if self.average is None else self.average.swapped(self.potential)
         self.potential.eval()
         try:
-            with swapped, torch.no_grad():
+            with swapped, gathered(self.replica), torch.no_grad():
                 yield lambda batch: self.predict(batch.to(self.device))
         finally:
             self.potential.train()
@@ -134,19 +137,34 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """Make a checkpoint from which `restore` can continue training. It shares its tensors with the learner."""
+        """Make a checkpoint from which `restore` can continue training. It shares its tensors with the learner.
+
+        All processes have to make it, since they gather what is divided among them.
+        """
+        ema = None if self.average is None else self._whole(self.average.state(self.potential))
         return Checkpoint(
             step,
-            self.potential.state_dict(),
-            None if self.average is None else self.average.state(self.potential),
-            optimizer_tensors(self.potential, self.optimizer),
+            self._whole(self.potential.state_dict()),
+            ema,
+            self._whole(optimizer_tensors(self.potential, self.optimizer)),
             {**state, "scaler": self.scaler.state_dict()},
         )
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self.world.summing():
+            found = {}
+            for name, tensor in tensors.items():
+                full = whole(tensor)
+                if self.world.is_main:  # the process that writes; what was gathered leaves the device at once
+                    found[name] = full if full is tensor else full.cpu()
+        return found
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the state of a checkpoint. Raises MatscaleError if the checkpoint belongs to another model."""
         try:
-            self.potential.load_state_dict(checkpoint.model)
+            there = self.potential.state_dict()
+            model = {name: placed(t, there[name]) if name in there else t for name, t in checkpoint.model.items()}
+            self.potential.load_state_dict(model)
             if self.average is not None:
                 self.average.load(checkpoint.ema or {})
         except (RuntimeError, KeyError) as error:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.config import OptimizerConfig
+from matscale.core.train.processes.sharding import placed
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
@@ -62,5 +63,6 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
             raise MatscaleError(f"The checkpoint's optimizer state has {key!r}, but the model has no such parameter.")
         parameter = parameters[name]
         # AdamW keeps its step counts in their own type; the moments have that of the parameter.
-        moved = value.to(parameter.device, copy=True) if moment == "step" else value.to(parameter, copy=True)
+        whole = value.to(device=parameter.device, dtype=None if moment == "step" else parameter.dtype, copy=True)
+        moved = whole if moment == "step" else placed(whole, parameter.detach())
         optimizer.state[parameter][moment] = moved

@@ -35,7 +35,7 @@ class PartialObjective(nn.Module):
         super().__init__()
         self.potential, self.objective, self.predict = potential, objective, predict
         example = next(potential.parameters())
-        zero = torch.zeros((), dtype=example.dtype, device=example.device)
+        zero = torch.zeros(1, dtype=example.dtype, device=example.device)
         self.anchor = nn.Parameter(zero) if anchored else None
         # Nothing uses it: DistributedDataParallel warns once if it looks for unused parameters and finds none.
         self.unused = nn.Parameter(zero.clone()) if anchored else None
@@ -45,7 +45,7 @@ class PartialObjective(nn.Module):
 
         The objective is None if nothing in the batch has a label and the module has no anchor.
         """
-        value = None if self.anchor is None else 0 * self.anchor.double()
+        value = None if self.anchor is None else 0 * self.anchor.double().sum()
         if batch is None:
             return value, None
         outputs = self.predict(batch)

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matscale.core.errors import ConfigError, PeerLost
 from matscale.core.train.processes.environment import place_of_process
+from matscale.core.train.processes.sharding import is_sharded, sharded
 
 _LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection (closed|reset|refused)")
 """Errors of a backward pass that come from the sum over processes."""
@@ -142,14 +143,17 @@ class World:
         total = self.sum(torch.tensor(list(values.values()), dtype=torch.float64))
         return dict(zip(values, total.tolist()))
 
-    def replicated(self, module: nn.Module) -> nn.Module:
+    def replicated(self, module: nn.Module, divided: bool = False) -> nn.Module:
         """Let all processes have the weights of the first one, and sum gradients of `module` in its backward passes.
 
-        With one process, `module` itself is returned.
+        With `divided`, each process keeps only its share of weights and gradients (`sharding`), and the weights must be
+        equal already. With one process, `module` itself is returned.
         """
         if self.size == 1:
             return module
         with self._answered():
+            if divided:
+                return sharded(module, self.size)
             replica = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
         replica.broadcast_buffers = False  # buffers are equal from the start, and constant
         replica.register_comm_hook(None, lambda _, bucket: _summed(bucket))  # it checks annotations
@@ -161,7 +165,12 @@ class World:
 
         An error of the sum becomes PeerLost, others stay as they are.
         """
-        if not isinstance(replica, DistributedDataParallel):
+        if is_sharded(replica):
+            replica.set_requires_gradient_sync(is_last)
+            replica.set_reshard_after_backward(is_last)  # processes may have different numbers of micro-batches
+            with self.summing():
+                yield
+        elif not isinstance(replica, DistributedDataParallel):
             yield
         elif not is_last:
             with replica.no_sync():

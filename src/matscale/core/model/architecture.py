@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -251,21 +252,24 @@ def closest(
         with torch.device("meta"):
             return sum(p.numel() for p in build(config, DatasetInfo.any()).parameters())
 
-    config = _nearest(n_params, make, count)
-    if fine is None or abs(count(config) / n_params - 1) <= 0.02:
-        return config
-    coarse = config
-    return min(
-        coarse, _nearest(n_params, lambda dial: fine(coarse, dial), count), key=lambda c: abs(count(c) - n_params)
-    )
+    coarse = _nearest(n_params, make, count)
+    if fine is None or abs(coarse[1] / n_params - 1) <= 0.02:
+        return coarse[0]
+    finer = _nearest(n_params, lambda dial: fine(coarse[0], dial), count)
+    return min(coarse, finer, key=lambda found: abs(found[1] - n_params))[0]
 
 
-def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> C:
-    """Find the config whose count is nearest to `n_params`, by bisection of the dial; counts increase with it."""
+def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> tuple[C, int]:
+    """Find the config whose count is nearest to `n_params`, by bisection of the dial, and its count.
+
+    Counts increase with the dial.
+    """
+    counted = cache(lambda dial: count(make(dial)))  # a model is built for each count
     low, high = 1, 2
-    while count(make(high)) < n_params:
+    while counted(high) < n_params:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if count(make(middle)) < n_params else (low, middle)
-    return make(min((low, high), key=lambda dial: abs(count(make(dial)) - n_params)))
+        low, high = (middle, high) if counted(middle) < n_params else (low, middle)
+    best = min((low, high), key=lambda dial: abs(counted(dial) - n_params))
+    return make(best), counted(best)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,8 +44,18 @@ REASON = re.compile(r".*# (?:(?:start-up|optional): \w|not on Windows)")
 """Why an import stands inside a function: what need not be waited for, or what may not be there."""
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = modules(ROOT)
-ARROWS = {(module, target) for module, path in MODULES.items() for target, _, _ in imported(path, MODULES)}
+
+
+@cache
+def found() -> dict[str, Path]:
+    """The modules of the package by their names."""
+    return modules(ROOT)
+
+
+@cache
+def arrows() -> set[tuple[str, str]]:
+    """(module, module that it imports)."""
+    return {(module, target) for module, path in found().items() for target, _, _ in imported(path, found())}
 
 
 def floor(module: str) -> int | None:
@@ -55,7 +66,7 @@ def floor(module: str) -> int | None:
 
 def test_no_import_goes_up() -> None:
     up = set()
-    for module, target in ARROWS:
+    for module, target in arrows():
         if module.startswith("matscale.core.") and target.startswith("matscale.core."):
             low, high = floor(module), floor(target)
             if high is not None and (low is None or high > low):
@@ -68,7 +79,7 @@ def test_no_import_goes_out(part: str) -> None:
     def is_in(module: str, *parts: str) -> bool:
         return any(f"{module}.".startswith(f"matscale.{name}.") for name in parts)
 
-    assert {arrow for arrow in ARROWS if is_in(arrow[0], part) and is_in(arrow[1], *OUTSIDE[part])} == set()
+    assert {arrow for arrow in arrows() if is_in(arrow[0], part) and is_in(arrow[1], *OUTSIDE[part])} == set()
 
 
 def test_every_room_has_a_floor_and_stands_in_the_picture() -> None:
@@ -90,7 +101,7 @@ def test_folders_of_tests_have_the_names_of_the_parts_that_they_test() -> None:
 @pytest.mark.parametrize("of", [str, room], ids=["files", "rooms"])
 def test_what_is_imported_makes_no_circle(of: Callable[[str], str]) -> None:
     graph: dict[str, set[str]] = {}
-    for module, target in ARROWS:
+    for module, target in arrows():
         if of(module) != of(target):
             graph.setdefault(of(module), set()).add(of(target))
     assert in_circles(graph) == []
@@ -108,7 +119,7 @@ def imports_in_functions(path: Path) -> Iterator[ast.stmt]:
 
 def test_an_import_inside_a_function_says_whether_it_is_for_start_up_or_an_optional_package() -> None:
     without = set()
-    for module, path in MODULES.items():
+    for module, path in found().items():
         lines = path.read_text(encoding="utf-8").split("\n")
         for statement in imports_in_functions(path):
             above, line = lines[statement.lineno - 2].strip(), lines[statement.lineno - 1]

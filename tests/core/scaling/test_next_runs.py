@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,9 @@ def test_a_tenth_of_the_budget_predicts_the_dear_runs_of_scalebench(shared: Path
     assert last.covered >= 0.9
 
 
-def test_plan_prints_the_next_runs_and_replays_a_table(tmp_path: Path) -> None:
+def test_plan_prints_the_next_runs_and_replays_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = partial(simulate, seeds=1, stops=3)  # of 3 and 10
+    monkeypatch.setattr("matscale.core.scaling.allocation.simulate.simulate", shorter)
     rows = grid(sizes=8)
     file = tmp_path / "runs.csv"
     with open(file, "w", newline="") as out:

@@ -12,12 +12,19 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 from matscale.core.train.setup import resolved
 
-STEPS = {"fcn": 400, "eqv2": 100, "gemnet": 100, "escaip": 100, "esen": 60}
+STEPS = {"fcn": 400, "eqv2": 100, "gemnet": 100, "escaip": 100, "esen": 30}
 """Fewer where a step is dear, more where it is cheap and moves little; 200 for the others."""
 
 
+DEAR = ("esen",)
+"""Those of which a step takes so long that `long` tests have it; test_esen_model.py has a smaller one."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [a.name for a in host().architectures()])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(a.name, marks=[pytest.mark.long] if a.name in DEAR else []) for a in host().architectures()],
+)
 def test_overfitting_drives_the_training_loss_towards_zero(name: str, alloys: PackedDataset, tmp_path: Path) -> None:
     architecture, steps = host().architecture(name), STEPS.get(name, 200)
     config = TrainConfig.parse(

@@ -1,10 +1,10 @@
 """Each model against numbers of its own: a change of its mathematics shows, also without material from outside.
 
 The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added them. What says that
-they are right is elsewhere: SchNet and GemNet gave, at the same commits, the golden energies and forces of another
-program (test_schnet.py, test_gemnet_golden.py, with the folder `shared`), and all models kept the contract. For `fcn`
-and the transformers, which no other program has, the numbers only hold fast what was computed then. Whoever changes the
-mathematics of a model on purpose computes them anew and says so in the changelog.
+they are right is elsewhere: SchNet, GemNet and eSEN gave, at the same commits, the golden energies and forces of
+another program (test_schnet.py, test_gemnet_golden.py, test_esen_golden.py, with the folder `shared`), and all models
+kept the contract. For `fcn` and the transformers, which no other program has, the numbers only hold fast what was
+computed then. Whoever changes the mathematics of a model on purpose computes them anew and says so in the changelog.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ _OC = {
     "cutoff_quadruplets": 3.4,
     "cutoff_atom_atom": 5.0,
 }
+_ESEN = {"channels": 4, "hidden": 3, "edge_channels": 5, "n_layers": 2, "lmax": 2, "n_radial": 6, "cutoff": 4.0}
 MODELS = {
+    "esen": ("esen", _ESEN),
+    "esen-direct": ("esen", {**_ESEN, "forces": "direct", "activation": "s2", "feed_forward": "grid"}),
     "schnet": ("schnet", {"hidden": 4, "filters": 5, "n_layers": 2, "n_radial": 6, "cutoff": 4.0}),
     "escaip": ("escaip", ESCAIP),
     "escaip-gradient": ("escaip", {**ESCAIP, "forces": "gradient"}),
@@ -73,6 +76,36 @@ MODELS = {
 }
 
 EXPECTED: dict[str, dict[str, list]] = {
+    "esen": {
+        "energy": [-1.512464226913, -1.161938877923],
+        "forces": [
+            [-0.01341377951274, -0.01177034864379, 0.005915007290083],
+            [0.01873345300383, -0.007012092412401, 0.002627622172154],
+            [-0.00531967349109, 0.01878244105619, -0.008542629462238],
+            [-0.04082588050201, -0.0238150969595, -0.03061941037651],
+            [0.04082588050201, 0.0238150969595, 0.03061941037651],
+        ],
+        "stress": [
+            [-0.001374133160637, -0.0001296213034283, 0.0001782774180354],
+            [-0.0001296213034283, -0.001443780128092, 0.0002010857095716],
+            [0.0001782774180354, 0.0002010857095716, -0.001971577984952],
+        ],
+    },
+    "esen-direct": {
+        "energy": [-4.266472854858, -2.244299106685],
+        "forces": [
+            [0.01675757758741, -0.08918817641152, 0.02732989021698],
+            [0.01893281259726, 0.0256689140405, -0.01446515314336],
+            [-0.03449145811387, 0.1420117690107, -0.01106591766945],
+            [-0.3010070147076, -0.1772489245095, -0.2248810940547],
+            [0.07600744725967, 0.04423116471368, 0.05715688609981],
+        ],
+        "stress": [
+            [-0.1742281219717, -0.01095923005395, 0.1144730363941],
+            [-0.01095923005395, 0.03087794835964, 0.1584545320685],
+            [0.1144730363941, 0.1584545320685, -0.5919914321801],
+        ],
+    },
     "schnet": {
         "energy": [-0.203963752599, -0.4239946885298],
         "forces": [

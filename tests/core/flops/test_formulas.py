@@ -66,7 +66,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("esen", ESEN),
     ("esen", {**ESEN, "activation": "s2", "mmax": 1, "norm": "layer_norm_sh", "system_vector": True}),
     ("esen", {**ESEN, "forces": "direct", "feed_forward": "grid", "lmax": 3, "mmax": 3, "norm": "layer_norm"}),
-    ("esen", {**ESEN, "forces": "direct", "stress_head": "none", "lmax": 1, "mmax": 0}),
 ]
 GEMNET = {
     "n_layers": 2,

@@ -78,18 +78,18 @@ class Edges:
         return self.sum_on_targets(x) / self.sum_on_targets(ones).clamp(min=1.0)
 
     @full_precision
-    def softmax(self, logits: Tensor) -> Tensor:
+    def softmax(self, logits: Tensor, epsilon: float = 1e-16) -> Tensor:
         """Attention weights [n_edges, n_heads] that sum to 1 over the edges of each target.
 
-        With an envelope f, the weights are f² e^a / Σ f e^a: they vanish smoothly at the cutoff, even for a single
-        neighbour.
+        With an envelope f, the weights are f² e^a / (Σ f e^a + epsilon): they vanish smoothly at the cutoff, even for a
+        single neighbour. Logits are relative to their largest at the target.
         """
         top = torch.full((self.n_atoms, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
         top = top.scatter_reduce(0, self.target[:, None].expand_as(logits), logits.detach(), "amax")
         share = torch.exp(logits - top.index_select(0, self.target))
         if self.envelope is not None:
             share = share * self.envelope[:, None]
-        weights = share / (self.sum_on_targets(share) + 1e-16).index_select(0, self.target)
+        weights = share / (self.sum_on_targets(share) + epsilon).index_select(0, self.target)
         return weights if self.envelope is None else weights * self.envelope[:, None]
 
 

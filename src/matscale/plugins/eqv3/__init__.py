@@ -1,0 +1,45 @@
+"""EquiformerV3: `model` has the equations, `attention` the messages, `heads` what is read out, `sizes` the sizes."""
+
+from __future__ import annotations
+
+from matscale.plugin import Architecture, hookimpl
+from matscale.plugins.eqv3.config import EqV3Config
+from matscale.plugins.eqv3.counts import step_flops
+from matscale.plugins.eqv3.model import EqV3, build, graph
+from matscale.plugins.eqv3.sizes import DIAL, SIZES, ladder
+
+__all__ = ["SIZES", "EqV3", "EqV3Config", "build", "graph", "ladder", "register_architectures"]
+
+
+def claims(config: EqV3Config) -> frozenset[str]:
+    """Symmetries and other properties that a model of this configuration claims to have.
+
+    Rotation is exact, since grids are chosen so that products of functions are. No model claims reflection: these
+    products, and convolutions on edges, distinguish left and right.
+    """
+    held = {"permutation", "translation", "periodic", "extensive", "rotation"}
+    if config.is_smooth:
+        held.add("smooth")
+    if config.forces == "gradient":
+        held.add("conservative")
+    return frozenset(held)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="eqv3",
+            summary="EquiformerV3: attention between functions on the sphere, exactly equivariant and smooth.",
+            reference="arXiv:2604.09130",
+            config=EqV3Config,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims_for=claims,
+            forces="both",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]

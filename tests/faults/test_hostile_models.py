@@ -32,8 +32,8 @@ def test_its_parameters_are_not_counted_by_building_it_in_memory(values):
 
 LAYERS = [
     *(("schnet", "n_layers"), ("fcn", "depth"), ("transformer", "n_layers"), ("transformer-periodic", "n_layers")),
-    ("esen", "n_layers"),
-    *(("escaip", "n_layers"), ("eqv2", "n_layers"), ("gemnet", "n_layers"), ("gemnet", "n_before_skip")),
+    *(("escaip", "n_layers"), ("eqv2", "n_layers"), ("esen", "n_layers"), ("eqv3", "n_layers")),
+    *(("gemnet", "n_layers"), ("gemnet", "n_before_skip")),
 ]
 
 

@@ -31,6 +31,9 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
     if architecture.name == "esen":
         narrow = {"channels": 6, "hidden": 5, "edge_channels": 4, "n_radial": 12}
         return [architecture.config(**narrow, n_layers=1, lmax=2, cutoff=4.0, forces="direct")]
+    if architecture.name == "eqv3":
+        narrow = {"channels": 6, "edge_channels": 4, "attention_hidden": 4, "ffn_hidden": 8, "n_radial": 12}
+        return [architecture.config(**narrow, n_layers=1, lmax=2, cutoff=4.0, forces="direct", denoising=True)]
     if architecture.name == "gemnet":
         narrow = {"atom_channels": 8, "edge_channels": 10, "triplet_in": 4, "triplet_out": 4, "n_radial": 12}
         short = {"n_layers": 2, "n_spherical": 4, "n_atom": 1, "n_after_skip": 1, "cutoff": 3.5}

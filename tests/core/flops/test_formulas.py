@@ -45,6 +45,7 @@ ESCAIP = {
 }
 GRADIENT = {"forces": "gradient", "max_neighbors": 0, "cutoff": 3.5}
 ESEN = {"channels": 4, "hidden": 3, "edge_channels": 5, "n_layers": 2, "lmax": 2, "n_radial": 6, "cutoff": 3.5}
+EQV3 = {**{key: value for key, value in SMALL.items() if key != "grid_resolution"}, "ffn_hidden": 4, "cutoff": 3.5}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"hidden": 7, "depth": 2, "head_layers": 2}),
     ("fcn", {"hidden": 12, "embedding": 5, "depth": 1, "head_layers": 3}),
@@ -66,6 +67,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("esen", ESEN),
     ("esen", {**ESEN, "activation": "s2", "mmax": 1, "norm": "layer_norm_sh", "system_vector": True}),
     ("esen", {**ESEN, "forces": "direct", "feed_forward": "grid", "lmax": 3, "mmax": 3, "norm": "layer_norm"}),
+    ("eqv3", EQV3),
+    ("eqv3", {**EQV3, "n_layers": 2, "lmax": 3, "mmax": 0, "attention_hidden": 5}),
+    ("eqv3", {**EQV3, "forces": "direct", "denoising": True, "lmax": 3, "mmax": 3}),
+    ("eqv3", {**EQV3, "forces": "direct", "stress_head": "none", "n_layers": 2, "lmax": 1}),
 ]
 GEMNET = {
     "n_layers": 2,
@@ -139,7 +144,7 @@ def test_the_step_of_a_padded_batch_costs_what_its_atoms_cost(structures: list[S
 
 def test_every_published_size_has_a_formula() -> None:
     shape = collate(random_structures(1), Graph.radius(3.0)).shape
-    for name in ("fcn", "transformer", "transformer-periodic", "schnet", "eqv2", "gemnet", "escaip", "esen"):
+    for name in ("fcn", "transformer", "transformer-periodic", "schnet", "eqv2", "gemnet", "escaip", "esen", "eqv3"):
         architecture = get(name)
         for config in architecture.sizes.values():
             assert architecture.step_flops is not None

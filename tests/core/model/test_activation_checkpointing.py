@@ -23,12 +23,14 @@ from matscale.core.train.session import train
 
 EQV2 = {"channels": 4, "n_layers": 3, "lmax": 2, "edge_channels": 4, "grid_resolution": 8, "n_radial": 16}
 SMOOTH = {**EQV2, "forces": "gradient", "max_neighbors": 0, "cutoff": 4.0}
+EQV3 = {"channels": 4, "n_layers": 2, "lmax": 2, "edge_channels": 4, "ffn_hidden": 6, "n_radial": 8, "cutoff": 3.5}
 GEMNET = {"n_layers": 2, "atom_channels": 6, "edge_channels": 8, "n_radial": 12, "n_atom": 1, "cutoff": 4.0}
 PAIRS = {"quadruplets": True, "atom_edge": True, "edge_atom": True, "atom_atom": True, "cutoff_quadruplets": 3.2}
 MODELS = {
     "eqv2": ("eqv2", {**EQV2, "alpha_drop": 0.3, "drop_path": 0.3, "proj_drop": 0.3, "max_neighbors": 6}),
     "eqv2 gradient": ("eqv2", {**SMOOTH, "drop_path": 0.3}),
     "esen": ("esen", {"channels": 4, "hidden": 4, "edge_channels": 4, "n_layers": 2, "lmax": 2, "cutoff": 3.5}),
+    "eqv3": ("eqv3", {**EQV3, "attention_drop": 0.3, "drop_path": 0.3}),
     "gemnet": ("gemnet", {**GEMNET, **PAIRS}),
     "gemnet gradient": ("gemnet", {**GEMNET, "forces": "gradient"}),
     "schnet": ("schnet", {"hidden": 8, "n_layers": 2}),

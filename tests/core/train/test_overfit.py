@@ -12,7 +12,7 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 from matscale.core.train.setup import resolved
 
-STEPS = {"fcn": 400, "eqv2": 100, "gemnet": 100, "escaip": 100, "esen": 30}
+STEPS = {"fcn": 400, "eqv2": 100, "gemnet": 100, "escaip": 100, "esen": 30, "eqv3": 60}
 """Fewer where a step is dear, more where it is cheap and moves little; 200 for the others."""
 
 

@@ -21,8 +21,18 @@ from matscale.plugins.eqv3 import EqV3, EqV3Config, graph
 from matscale.plugins.eqv3.fairchem.names import config_from_published, load_published
 
 SMALL = {
-    **{"channels": 6, "edge_channels": 4, "n_layers": 2, "lmax": 2, "n_radial": 12, "cutoff": 4.2, "mean_degree": 4.0},
-    **{"attention_hidden": 4, "n_heads": 2, "alpha_channels": 3, "value_channels": 2, "ffn_hidden": 7},
+    "channels": 6,
+    "edge_channels": 4,
+    "n_layers": 2,
+    "lmax": 2,
+    "attention_hidden": 4,
+    "n_heads": 2,
+    "alpha_channels": 3,
+    "value_channels": 2,
+    "ffn_hidden": 7,
+    "n_radial": 12,
+    "cutoff": 4.2,
+    "mean_degree": 4.0,
 }
 
 

@@ -84,7 +84,7 @@ class EqV3Config(ArchitectureConfig):
             )
         if self.forces == "gradient" and self.denoising:
             raise ValueError(
-                "denoising = true with forces = 'gradient': the noise is predicted by a head, which such a model lacks. "
+                "denoising = true with forces = 'gradient': noise is predicted by a head like that of direct forces. "
                 "Set forces = 'direct', or leave denoising out."
             )
         return self

@@ -21,9 +21,9 @@ def step_flops(config: EqV3Config, shape: BatchShape) -> float:
 
 
 def parameters(config: EqV3Config) -> dict[str, int]:
-    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`, `forces`, `stress`, `noise`.
+    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
 
-    The last three are those of models that have them.
+    Models that have them also have the parts `forces`, `stress` and `noise`.
     """
     return counts.parameters(tally(config))
 

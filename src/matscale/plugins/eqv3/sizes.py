@@ -47,8 +47,12 @@ The smallest has two channels: a LayerNorm over one is constant. Beyond the publ
 _DIRECT = {"forces": "direct", "attention_drop": 0.1, "drop_path": 0.05, "max_atomic_number": 127}
 _GRADIENT = {"max_atomic_number": 127}
 _OC20 = {
-    **{"lmax": 6, "n_radial": 128, "cutoff": 12.0, "max_neighbors": 20, "stress_head": "none"},
-    **{"mean_atoms": 77.81317},
+    "lmax": 6,
+    "n_radial": 128,
+    "cutoff": 12.0,
+    "max_neighbors": 20,
+    "stress_head": "none",
+    "mean_atoms": 77.81317,
 }
 
 SIZES = {
@@ -61,10 +65,9 @@ SIZES = {
     "omat24-gradient-L6": _L4.config(**_GRADIENT, lmax=6),
     "salex-gradient": _L4.config(**_GRADIENT, attention_epsilon=1e-8),
 }
-"""The eight published configurations: 91,390,274, 34,859,044, 30,278,113, 34,928,164, 57,077,924, 30,333,409, 48,841,313
-and 30,333,409 parameters. Where those of materials keep 300 neighbours, a number that hardly ever binds within 6 Å,
-these have no limit.
-"""
+"""Eight published configurations: 91,390,274, 34,859,044, 30,278,113, 34,928,164, 57,077,924, 30,333,409, 48,841,313
+and 30,333,409 parameters. Models of materials are published with 300 neighbours, which hardly ever bind within 6 Å: here
+they have no limit."""
 
 DIAL = (
     "all widths, layers and heads together, through the published shape at lmax 4; feed-forward width and edge "

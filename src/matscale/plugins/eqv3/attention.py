@@ -57,6 +57,12 @@ def add_scalars(x: Tensor, scalars: Tensor) -> Tensor:
     return torch.cat([x[:, :1] + scalars[:, None], x[:, 1:]], dim=1)
 
 
+def radial_network(config: EqV3Config, n_out: int) -> sphere.RadialNetwork:
+    """Make a radial network with element embeddings of its own."""
+    rows, derives = config.max_atomic_number + 1, config.forces == "gradient"  # row 0 is no element
+    return sphere.RadialNetwork(config.n_radial, config.edge_channels, n_out, rows, exact_norms=derives)
+
+
 class GraphAttention(nn.Module):
     """Graph attention: computes new coefficients of an atom from those of its neighbours."""
 
@@ -65,10 +71,10 @@ class GraphAttention(nn.Module):
         super().__init__()
         shape, hidden, channels = (config.lmax, config.mmax), config.attention_hidden, config.channels
         self.heads, alpha, self.epsilon = config.n_heads, config.alpha_channels, config.attention_epsilon
-        self.n_degrees, self.mmax, rows = config.lmax + 1, config.mmax, config.max_atomic_number + 1
+        self.n_degrees, self.mmax = config.lmax + 1, config.mmax
         width, n_scalars = (2 * hidden, 3 * hidden) if activation == "swiglu" else (hidden, config.lmax * hidden)
         self.n_features, values = self.heads * alpha, self.heads * config.value_channels
-        self.radial = sphere.RadialNetwork(config.n_radial, config.edge_channels, self.n_degrees * 2 * channels, rows)
+        self.radial = radial_network(config, self.n_degrees * 2 * channels)
         self.conv1 = sphere.SO2Convolution(*shape, 2 * channels, width, n_extra=self.n_features + n_scalars)
         self.gate = sphere.Gate(*shape) if activation == "gate" else None
         self.conv2 = sphere.SO2Convolution(*shape, hidden, values)

@@ -29,6 +29,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from matscale.plugin import AtomicBatch, ConfigError, DataError, DatasetInfo, Graph, Outputs, full_precision, sphere
+from matscale.plugins.eqv3.attention import radial_network
 from matscale.plugins.eqv3.blocks import Block
 from matscale.plugins.eqv3.config import EqV3Config, idle_parameters
 from matscale.plugins.eqv3.heads import EnergyHead, ForcesHead, StressHead
@@ -40,13 +41,13 @@ class EqV3(nn.Module):
     def __init__(self, config: EqV3Config) -> None:
         super().__init__()
         self.config = config
-        lmax, mmax, channels, rows = config.lmax, config.mmax, config.channels, config.max_atomic_number + 1
+        lmax, mmax, channels = config.lmax, config.mmax, config.channels
         self.edge_frames = sphere.EdgeFrames(lmax, mmax, config.cutoff, config.n_radial, name="eqv3")
         edge_grid, atom_grid = config.edge_grid, config.atom_grid
         self.edge_grid = sphere.SphereGrid(lmax, edge_grid.resolution, mmax, edge_grid.kind)
         self.atom_grid = sphere.SphereGrid(lmax, atom_grid.resolution, grid=atom_grid.kind)
-        self.element = nn.Embedding(rows, channels)  # row 0 is no element
-        radial = sphere.RadialNetwork(config.n_radial, config.edge_channels, (lmax + 1) * channels, rows)
+        self.element = nn.Embedding(config.max_atomic_number + 1, channels)  # row 0 is no element
+        radial = radial_network(config, (lmax + 1) * channels)
         self.edge_degree = sphere.EdgeDegree(lmax, radial, config.mean_degree)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = sphere.make_norm("rms_norm_sh", lmax, channels)

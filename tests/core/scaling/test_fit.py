@@ -140,7 +140,7 @@ def test_a_size_that_the_others_foretell_is_no_reason_against_a_joint_law(seed: 
 
 
 def high_at(table: Table, axis: str, at: int, off: float) -> Table:
-    """Copy of a table in which the losses at one value of a variable, number `at` by size, are higher by `off` in ln."""
+    """Copy of a table in which the losses at one value of a variable, number `at`, are higher by `off` in ln."""
     values = np.unique(table[axis])
     losses = np.where(table[axis] == values[at], table["loss"] * np.exp(off), table["loss"])
     return replace(table, numbers={**table.numbers, "loss": losses})

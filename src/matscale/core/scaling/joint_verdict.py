@@ -24,6 +24,7 @@ from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, m
 OFF = 0.05
 """p-value, over all values of a variable, below which the runs of one value lie off the law together."""
 
+
 def joint_reasons(
     law: Law,
     solution: Solution,
@@ -73,7 +74,7 @@ def _unstable(
     values: dict[str, float],
     intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
-    """Reasons against the law, if an exponent depends on one value of a variable (trigger d of the verdict).
+    """Reason against the law, if an exponent depends on one value of a variable (trigger d of the verdict).
 
     `level` numbers the values of the variable with index `axis`; they are left out in turn. Few values determine floor
     and exponent together, so that the exponents of a true law change a lot as well. A change therefore counts only if
@@ -85,7 +86,7 @@ def _unstable(
     at, below = x - solution.frame.x, y - solution.frame.y
     weights = np.stack([(level != k).astype(float) for k in range(len(p))])
     ends = refine(law, np.tile(solution.theta, (len(p), 1)), at, below, delta=HUBER, weights=weights)
-    plain, found = law.plain(ends, solution.frame), []
+    plain, found = law.plain(ends, solution.frame), dict[float, Reason]()
     of = [f"{law.axes[axis]} = {size(float(np.exp(x[level == k, axis].mean())))}" for k in range(len(p))]
     for name in law.exponents:
         moved = np.asarray(plain[name]) - values[name]
@@ -94,8 +95,9 @@ def _unstable(
         if is_large(float(moved[worst]), values[name], low, high):
             text = f"without {of[worst]}, {name} changes by {percent(float(moved[worst]) / values[name])}"
             text += f"; runs of {of[int(p.argmin())]} lie off the law together (p = {p.min():.1g})"
-            found.append(Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2)))
-    return found
+            far = abs(float(moved[worst])) / max(high - low, 1e-300)
+            found[far] = Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2))
+    return [found[max(found)]] if found else []
 
 
 def _chances(

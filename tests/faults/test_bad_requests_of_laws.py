@@ -36,7 +36,19 @@ def tables(tmp_path: Path) -> Path:
     alone: list[dict[str, Any]] = [{"arch": f"m{k}", "n": n, "loss": 20 * n**-0.3} for k, n in enumerate(sizes)]
     few = [*ladder, *({"arch": f"lone{k}", "n": 20_000, "loss": 1.0} for k in range(9))]
     unnamed = [{"n": row["n"], "loss": row["loss"]} for row in ladder[:6]]
-    every = {"ladder": ladder, "grid": grid, "alone": alone, "few": few, "unnamed": unnamed}
+    free = [{name: value for name, value in row.items() if name != "c"} for row in grid]
+    single = [
+        {"arch": a, "n": 20_000, "seed": seed, "loss": 1 + 0.01 * seed} for a in ("one", "two") for seed in (0, 1)
+    ]
+    every = {
+        "free": free,
+        "single": single,
+        "ladder": ladder,
+        "grid": grid,
+        "alone": alone,
+        "few": few,
+        "unnamed": unnamed,
+    }
     for name, rows in every.items():
         with open(tmp_path / f"{name}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -57,6 +69,11 @@ def tables(tmp_path: Path) -> Path:
         ("compare ladder.csv --margin nan", "--margin nan: the margin is the largest difference", 2),
         ("plan grid.csv --loss 0", "--loss 0: the target loss must be above 0", 2),
         ("plan grid.csv --loss nan", "--loss nan: the target loss must be above 0", 2),
+        ("plan grid.csv --loss inf", "--loss inf: the target loss must be above 0 and finite", 2),
+        ("plan free.csv --simulate --cost n,q", "--cost n,q: there is no column 'q'. Known: d, loss, n.", 2),
+        ("compare ladder.csv --at-loss nan", "--at-loss nan: no two architectures have points on both sides", 2),
+        ("compare single.csv", "2 architectures (one, two) have fewer than 3 sizes, too few to compare", 3),
+        ("fit single.csv --law mixed", "its offset cannot be told from its residual", 3),
         ("plan grid.csv --next 2 --budget 1 --for alpha=0.0001", "the cheapest candidate costs", 2),
         ("plan grid.csv --simulate --budget 1", "Give 1.86e+10 or more", 2),
         ("plan grid.csv --simulate --law power", "needs a law in several variables", 2),

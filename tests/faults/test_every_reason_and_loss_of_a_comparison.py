@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
+import matscale
 from matscale.cli.laws.text import comparison_text
 from matscale.core.hosting.host import host
 from matscale.core.report.words import cheaper, pair_sentences
+from matscale.core.scaling import one_variable
 from matscale.core.scaling.comparison.compare import Comparison, compare
 from matscale.core.scaling.comparison.power_of_test import settling
 from matscale.core.scaling.means import size_means
@@ -117,3 +119,9 @@ def test_sizes_that_show_no_difference_are_not_called_enough_for_it() -> None:
     plain, floored = (settling(0.04, means, means, (0.02, 0.02), 6, 0.06, p) for p in (2, 3))
     assert plain.sizes is not None
     assert floored.sizes is None or floored.sizes > plain.sizes
+
+
+def test_a_size_that_the_others_say_nothing_about_may_be_off_by_any_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_variable, "far_sizes", lambda means, spread: [(0, 800.0)])
+    rows = [{"n": n, "loss": 30 * n**-0.3 * (1 + (-1) ** k * 0.01)} for k, n in enumerate(SIZES)]
+    assert any(note.startswith("outlier kept: n = 10,000 (+inf %)") for note in matscale.fit(rows, "power").notes)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import factorial
+
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.law import Law
 from matscale.core.scaling.solve import HUBER, refine, solve
 from matscale.plugins.laws import register_laws
+from matscale.plugins.laws.farseer import bent, by_power
 from matscale.plugins.laws.repeated import pressure, useful
 
 LAWS = register_laws()
@@ -134,3 +138,13 @@ def test_outliers_move_the_huber_fit_less_than_least_squares(rng: np.random.Gene
     robust, plain = (solve(law, x, y, delta) for delta in (HUBER, None))
     errors = [abs(float(law.plain(f.theta, f.frame)["alpha"]) - 0.3) for f in (robust, plain)]
     assert errors[0] < 0.01 < errors[1]
+
+
+@pytest.mark.parametrize("power", [0.0, 1e-13, 1e-9, -1e-8, 0.9e-6, 1.1e-6, 1e-4, -0.2, 0.5])
+def test_the_powers_of_farseer_have_derivatives_through_zero(power: float) -> None:
+    n, p = np.linspace(-7.0, 7.0, 15), np.array([power])
+    value, z = bent(n, p)
+    series = sum(power ** (k - 1) * n**k / factorial(k) for k in range(1, 40))
+    slopes = sum((k - 1) * power ** (k - 2) * n**k / factorial(k) for k in range(2, 40))
+    assert_allclose(value, series, rtol=1e-9, atol=1e-12)
+    assert_allclose(by_power(n, p, value, z), slopes, rtol=1e-8, atol=1e-8)

@@ -250,7 +250,8 @@ def with_cost(table: Table, factors: str | None) -> Table:
     product = np.ones(len(table))
     for name in (part.strip() for part in factors.split(",")):
         if name not in table.numbers:
-            raise ConfigError(f"--cost {factors}: there is no column {name!r}. {did_you_mean(name, table.numbers)}")
+            known = [column for column, values in table.numbers.items() if np.isfinite(values).all()]
+            raise ConfigError(f"--cost {factors}: there is no column {name!r}. {did_you_mean(name, known)}")
         product = product * table[name]
     if not (np.isfinite(product).all() and (product > 0).all()):
         raise DataError(

@@ -45,11 +45,11 @@ def rho(residual: Array, delta: float | None) -> Array:
     >>> rho(np.array([0.1, 2.0]), None).round(3).tolist(), rho(np.array([0.1, 2.0]), 0.5).round(3).tolist()
     ([0.005, 2.0], [0.005, 0.875])
     """
-    half = 0.5 * residual**2
     if delta is None:
-        return half
+        return 0.5 * residual**2
     size = np.abs(residual)
-    return np.where(size <= delta, half, delta * (size - 0.5 * delta))
+    inside = np.minimum(size, delta)
+    return np.asarray(inside * (size - 0.5 * inside))
 
 
 def objective(law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None) -> Array:
@@ -88,6 +88,7 @@ def refine(
     moving = None if free is None else free.astype(np.float64)
     # Seeds of one size share a row of x: the law is computed once for them.
     points, row = np.unique(x, axis=0, return_inverse=True)
+    are_single = len(points) == len(x)
     order = np.argsort(row, kind="stable")
     counts = np.bincount(row)
     first = np.cumsum(counts) - counts
@@ -101,7 +102,8 @@ def refine(
 
     def at(theta: Array, part: NDArray[np.intp]) -> tuple[Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            off = np.repeat(law.value(theta, points), counts, axis=1) - y[part]
+            value = law.value(theta, points)
+            off = (value if are_single else np.repeat(value, counts, axis=1)) - y[part]
         return off, _total(off, delta, w[part])
 
     active = np.arange(len(theta))
@@ -111,8 +113,8 @@ def refine(
         done = np.zeros(len(theta), dtype=bool)
         for part in parts(active):
             of_runs = _weights(residual[part], w[part], delta, pull[part])
-            slope, curvature = (np.add.reduceat(column, first, axis=1) for column in of_runs)
-            now = residual[part][:, first] + y[part][:, first]
+            slope, curvature = (column if are_single else np.add.reduceat(column, first, axis=1) for column in of_runs)
+            now = (residual[part] + y[part]) if are_single else residual[part][:, first] + y[part][:, first]
             step = _step(law, theta[part], points, now, slope, curvature, damping[part], moving)
             trial = law.bounded(theta[part] + step)
             off, new = at(trial, part)
@@ -137,8 +139,10 @@ def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tup
     if delta is None:
         return w * residual, w
     size = np.abs(residual)
-    beyond = pull[:, None] * delta / np.maximum(size, delta)
-    return w * np.clip(residual, -delta, delta), w * np.where(size <= delta, 1.0, beyond)
+    inside = size <= delta
+    beyond = pull[:, None] * delta / np.maximum(size, delta, out=size)
+    beyond[inside] = 1.0
+    return w * np.clip(residual, -delta, delta), w * beyond
 
 
 def _step(
@@ -161,7 +165,8 @@ def _step(
     step = step if moving is None else step * moving
     with np.errstate(over="ignore", invalid="ignore"):
         chord = (law.value(theta + AHEAD * step, x) - now) / AHEAD
-        bend = np.nan_to_num((chord - (jacobian @ step[..., None])[..., 0]) / AHEAD, posinf=0.0, neginf=0.0)
+        bend = (chord - (jacobian @ step[..., None])[..., 0]) / AHEAD
+        bend = bend if np.isfinite(bend).all() else np.nan_to_num(bend, posinf=0.0, neginf=0.0)
         turn = -np.linalg.solve(hessian, across @ (curvature * bend)[..., None])[..., 0]
         is_small = (diagonal * turn**2).sum(axis=1) <= 0.14 * (diagonal * step**2).sum(axis=1)
     turned = np.clip(step + turn * is_small[:, None], -3.0, 3.0)

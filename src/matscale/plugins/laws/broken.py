@@ -25,10 +25,10 @@ def _falling(alpha: Array, gamma: Array, x_break: Array, width: Array, log_x: Ar
     return np.asarray(-alpha * log_x - gamma * width * np.logaddexp(0.0, (log_x - x_break) / width))
 
 
-def _terms(theta: Array, x: Array) -> Array:
+def _terms(theta: Array, x: Array) -> list[Array]:
     e, a, alpha, gamma, x_break, log_width = (theta[..., j, None] for j in range(6))
     falling = a + _falling(alpha, gamma, x_break, _width(log_width), x[..., 0])
-    return np.stack([np.broadcast_to(e, falling.shape), falling])
+    return [e, falling]
 
 
 def _width(log_width: Array) -> Array:

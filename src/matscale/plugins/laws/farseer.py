@@ -19,68 +19,80 @@ import numpy as np
 
 from matscale.plugin import Array, Law
 from matscale.plugins.laws.joint import ND
-from matscale.plugins.laws.terms import EXPONENTS, log_sum, shares
+from matscale.plugins.laws.terms import EXPONENTS, log_sum, shares, side_by_side
 
 ANCHOR = float(np.log(1e7))
 """ln N1, which is also ln D1"""
 
 
 def bent(n: Array, power: Array) -> tuple[Array, Array]:
-    """Compute (u - 1) / power with u = N^power, and its derivative by the power; `n` is ln N.
+    """Compute (u - 1) / power with u = N^power, for `n` = ln N; and ln u, which the derivative by the power needs.
 
-    At power 0, both have their limits n and n² / 2.
+    At power 0, the first has its limit n.
     """
+    power = np.where(np.abs(power) < 1e-12, 1e-12, power)
     z = np.clip(power * n, -30.0, 30.0)
-    small = np.abs(z) < 1e-4
-    safe, at = np.where(small, 1.0, z), np.where(small, 1.0, power)
-    grown = np.expm1(safe)
-    value = np.where(small, n * (1 + z / 2), grown / at)
-    slope = np.where(small, n**2 * (0.5 + z / 3), (safe * (grown + 1) - grown) / at**2)
-    return value, slope
+    grown = np.expm1(z)
+    return np.divide(grown, power, out=grown), z
 
 
-def _of_size(theta: Array, n: Array) -> tuple[Array, ...]:
+def by_power(n: Array, power: Array, value: Array, z: Array) -> Array:
+    """Derivative of `bent` by the power, from what it returned; at power 0, it has its limit n² / 2."""
+    small = np.abs(power) < 1e-6
+    # d/dp (e^(pn) - 1) / p = (n e^(pn) - value) / p
+    slope = (z * (value * power + 1.0) / np.where(small, 1.0, power) - value) / np.where(small, 1.0, power)
+    return np.where(small, n**2 * (0.5 + power * n / 3), slope) if small.any() else slope
+
+
+def _of_size(theta: Array, n: Array, slopes: bool) -> list[Array]:
     """Compute the functions of N in the law: ln of the floor, ln of the data term at D = 1, slope in ln D.
 
-    `n` is ln(N / N1). Parts that the derivatives need come after these three.
+    `n` is ln(N / N1). With `slopes`, what the derivatives need comes after these three.
     """
     e, s, q, a, t, b, beta, g, c = (theta[..., j, None] for j in range(9))
-    (floor, d_q), (lever, d_b), (steeper, d_c) = bent(n, q), bent(n, b), bent(n, c)
+    (floor, z_q), (lever, z_b), (steeper, z_c) = bent(n, q), bent(n, b), bent(n, c)
     with np.errstate(over="ignore"):
         slope = np.exp(np.minimum(beta - g * steeper, 5.0))
     # The value at N1 and D1 is independent of the exponents; otherwise the search would have to change both together.
     value = a - t * lever + np.exp(np.minimum(beta, 5.0)) * ANCHOR
-    return e - s * floor, value, slope, floor, s * d_q, lever, t * d_b, steeper, g * d_c
+    known = [e - s * floor, value, slope]
+    if not slopes:
+        return known
+    d_q, d_b, d_c = (by_power(n, *one) for one in ((q, floor, z_q), (b, lever, z_b), (c, steeper, z_c)))
+    return [*known, floor, s * d_q, lever, t * d_b, steeper, g * d_c]
 
 
-def _at_runs(theta: Array, x: Array, count: int) -> list[Array]:
-    """Compute the first `count` functions of N (see `_of_size`) at all runs, once for each distinct N.
+def _at_runs(theta: Array, x: Array, slopes: bool = False) -> list[Array]:
+    """Compute the functions of N (see `_of_size`) at all runs, once for each distinct N.
 
     The exponentials in these functions would otherwise dominate the time of a fit.
     """
     n = x[..., 0] - ANCHOR
     if n.ndim > 1:
-        return list(_of_size(theta, n)[:count])
+        return _of_size(theta, n, slopes)
     sizes, size = np.unique(n, return_inverse=True)
-    return [column[..., size] for column in _of_size(theta, sizes)[:count]]
+    if len(sizes) == len(n):
+        return _of_size(theta, n, slopes)
+    return [column[..., size] for column in _of_size(theta, sizes, slopes)]
 
 
 def farseer(theta: Array, x: Array) -> Array:
-    level, value, slope = _at_runs(theta, x, 3)
-    return log_sum(np.stack([level, value - slope * x[..., 1]]))
+    level, value, slope = _at_runs(theta, x)
+    return log_sum([level, value - slope * x[..., 1]])
 
 
 def jacobian(theta: Array, x: Array) -> Array:
-    level, value, slope, floor, by_q, lever, by_b, steeper, by_c = _at_runs(theta, x, 9)
+    level, value, slope, floor, by_q, lever, by_b, steeper, by_c = _at_runs(theta, x, slopes=True)
     slope = slope * x[..., 1]
-    level, falling = shares(np.stack([level, value - slope]))
+    level, falling = shares([level, value - slope])
     by_beta = np.exp(np.minimum(theta[..., 6, None], 5.0)) * ANCHOR - slope
+    moved = falling * slope
     columns = [
         *(level, -level * floor, -level * by_q),
         *(falling, -falling * lever, -falling * by_b),
-        *(falling * by_beta, falling * slope * steeper, falling * slope * by_c),
+        *(falling * by_beta, moved * steeper, moved * by_c),
     ]
-    return np.stack(columns, axis=-1)
+    return side_by_side(columns)
 
 
 def starts(x: Array, y: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, product
@@ -17,19 +17,30 @@ EXPONENTS = np.linspace(0.02, 2.0, 40)
 """Values of an exponent at which the search for a joint law begins."""
 
 
-def log_sum(terms: Array) -> Array:
-    """Compute ln Σ_i exp(terms_i) [..., k] from m terms [m, ..., k]."""
-    top = terms.max(axis=0)
-    parts = terms - top
-    return np.asarray(top + np.log(np.exp(parts, out=parts).sum(axis=0)))
+def log_sum(terms: Sequence[Array]) -> Array:
+    """Compute ln Σ_i exp(terms_i) [..., k] from m terms, each [..., k] or of a shape that is broadcast to it."""
+    top, parts = _exponentials(terms)
+    total: Array = reduce(add, parts)
+    return np.asarray(np.add(np.log(total, out=total), top, out=total))
 
 
-def shares(terms: Array) -> Array:
-    """Share of each of m terms in their sum [m, ..., k], which is the derivative of `log_sum` by this term."""
-    parts: Array = terms - terms.max(axis=0)
-    np.exp(parts, out=parts)
-    parts /= parts.sum(axis=0)
-    return parts
+def shares(terms: Sequence[Array]) -> list[Array]:
+    """Share of each of m terms in their sum [..., k], which is the derivative of `log_sum` by this term."""
+    _, parts = _exponentials(terms)
+    total = reduce(add, parts)
+    return [np.divide(part, total, out=part) for part in parts]
+
+
+def _exponentials(terms: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """Largest term [..., k], and the exponential of each term minus the largest."""
+    top = reduce(np.maximum, terms)
+    parts = [np.asarray(term - top) for term in terms]
+    return top, [np.exp(part, out=part) for part in parts]
+
+
+def side_by_side(columns: Sequence[Array]) -> Array:
+    """Derivatives [..., k, p] from p columns [..., k]. In memory, each column stays whole, which fits use faster."""
+    return np.swapaxes(np.stack(columns, axis=-2), -1, -2)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Powers:
             of[name] if name in of else self._times(name, reduce(add, [of[a] for a in of if name in self.terms[a]]), x)
             for name in self.parameters
         ]
-        return np.stack(columns, axis=-1)
+        return side_by_side(columns)
 
     def move(self, theta: Array, x0: Array, y0: float) -> Array:
         """Parameters of the same curve, shifted by `x0` in ln x and by `y0` in ln L."""
@@ -84,7 +95,7 @@ class Powers:
         points = np.array(list(product(*grids.values())))
         theta = np.zeros((len(points), len(self.parameters)))
         theta[:, [self._at(name) for name in grids]] = points
-        c, rss = amplitudes(np.exp(self._terms(theta, x, axis=-1)), y)
+        c, rss = amplitudes(np.exp(np.stack(np.broadcast_arrays(*self._terms(theta, x)), axis=-1)), y)
         best = best_of(rss, count)
         found = theta[best]
         found[:, [self._at(name) for name in self.terms]] = log_amplitudes(c[best])
@@ -114,10 +125,9 @@ class Powers:
             value = value * -x[..., self.axes.index(axis)]
         return value
 
-    def _terms(self, theta: Array, x: Array, axis: int = 0) -> Array:
-        """Logarithms of all terms, stacked along a new axis at the position `axis`."""
-        logs = [
+    def _terms(self, theta: Array, x: Array) -> list[Array]:
+        """Logarithms of all terms [..., k]; that of a term without exponents is [..., 1]."""
+        return [
             reduce(add, [self._times(name, theta[..., self._at(name), None], x) for name in names], theta[..., k, None])
             for k, names in ((self._at(amplitude), names) for amplitude, names in self.terms.items())
         ]
-        return np.stack(np.broadcast_arrays(*logs), axis=axis)

@@ -105,7 +105,7 @@ def make_plan(
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: either --flops BUDGET or --loss TARGET.")
     if loss is not None and not 0 < loss < np.inf:
-        raise ConfigError(f"--loss {loss:g}: the target loss must be above 0.")
+        raise ConfigError(f"--loss {loss:g}: the target loss must be above 0 and finite.")
     cost = measured_cost(fit.table)
     if not fit.is_law:
         if fit.verdict != despite or despite not in REFUSED:

@@ -40,6 +40,22 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _quick_beginnings() -> Iterator[None]:
+    """Runs and estimates in this process share counts of FLOPs and the measured peak; tests/core/flops has them anew.
+
+    What is written is not flushed to the disk: that is felt when the power fails, and waited for hundreds of times.
+    """
+    from costs import cost_once, peak_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("matscale.core.train.session", "matscale.core.estimate.estimate"):
+            patch.setattr(f"{module}.cost_of_setup", cost_once)
+            patch.setattr(f"{module}.peak_of", peak_once)
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_fork_server() -> Iterator[None]:
     """Sweeps in this process start their runs from one fork server, which stays warm from test to test."""
     from studies import Lent

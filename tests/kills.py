@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import tiny
+from costs import cost_once
 from crystals import random_structures
 from matscale.core.data.graph import Graph
 from matscale.core.data.sources.pack import pack
@@ -67,7 +68,7 @@ def victims(shelf: Path) -> dict[str, Victim]:
     config, architecture = tiny.configured(data, *every), tiny.architecture()
 
     def training(folder: Path) -> None:
-        with patch.object(session, "cost_of_setup", _cost_once):
+        with patch.object(session, "cost_of_setup", cost_once):
             train(config, folder / OUT, resume=(folder / OUT / CONFIG).exists(), architecture=architecture)
 
     with patch.object(verified, "SETTLED_NS", -1_000_000_000_000):  # stamped now, or each fork might write a stamp
@@ -102,18 +103,6 @@ def victims(shelf: Path) -> dict[str, Victim]:
         (shelf / name).mkdir()
         found[name].work(shelf / name)
     return found
-
-
-_costs: dict[str, Any] = {}
-_cost_of_setup = session.cost_of_setup
-
-
-def _cost_once(setup: Any, potential: Any, device: Any) -> Any:
-    """Counting FLOPs takes most of the time of a tiny training, and writes nothing."""
-    key = f"{setup.architecture.name} {setup.model_config!r}"
-    if key not in _costs:
-        _costs[key] = _cost_of_setup(setup, potential, device)
-    return _costs[key]
 
 
 # What is done ---------------------------------------------------------------------------------------------------------
@@ -163,7 +152,7 @@ def _sweep(folder: Path, data: Path) -> None:
     plan = planned(folder, data, **values)
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(sweeping, PAUSE=0.0, EVERY=0.0))
-        stack.enter_context(patch.object(session, "cost_of_setup", _cost_once))
+        stack.enter_context(patch.object(session, "cost_of_setup", cost_once))
         sweep = sweeping.Sweep(plan, Here())
         sweep.run()
         sweep.conclude()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from matscale.core.report import laws_figures
-from matscale.core.report.analysis import analyse
+from matscale.core.report.analysis import Analysis, analyse
+from matscale.core.report.answer import headline
 from matscale.core.report.build import Report, _panels, build
-from matscale.core.report.laws_figures import _labels
+from matscale.core.report.laws_figures import LINE, _labels
 from matscale.core.report.page import page, scripts
 from matscale.core.report.records import Records, folders_of, read_records
+from matscale.core.report.still import still
+from matscale.core.report.tables import more
 from synthetic_runs import make_run, make_study
 
 
@@ -236,6 +244,80 @@ def test_two_thousand_runs_stay_below_thirty_megabytes(tmp_path: Path) -> None:
     assert len(text.encode()) < 30e6
 
 
+def test_the_first_screen_says_the_answer_in_words_beside_one_figure(report: Report, text: str) -> None:
+    top = text[text.index("<header>") : text.index('id="verdicts"')]
+    assert "<h1>schnet has the lowest loss of 2 architectures at N = 300,000.</h1>" in top
+    assert "For the same loss, transformer needs" in top
+    assert top.count("<figure") == 1
+    assert 'data-figure="loss-n"' in top
+    assert "validation loss</dt><dd>2.5 × energy [eV/atom] + 20 × forces [eV/Å]" in top
+    assert headline(Analysis(None, refusal="No run has begun yet.")) == "No laws: No run has begun yet."
+
+
+def test_losses_that_are_not_apart_have_no_winner(report: Report) -> None:
+    [comparison, *_] = [one for one in report.analysis.comparisons if one.axis == "n" and one.target == "loss"]
+    ranks = tuple(replace(rank, low=1.0, high=99.0) for rank in comparison.ranking)
+    same = replace(report.analysis, comparisons=(replace(comparison, ranking=ranks),))
+    assert headline(same).startswith("schnet and transformer cannot be told apart at N = 300,000")
+
+
+def test_an_architecture_alone_has_its_verdict_in_the_headline(report: Report) -> None:
+    alone = replace(report.analysis, comparisons=())
+    assert re.search("follows a law in parameters N|has a slope in parameters N", headline(alone))
+    without = replace(alone, fits=())
+    assert headline(without) == "No law: too few sizes, or none that differ."
+
+
+def test_the_first_figure_is_also_a_still_picture_for_pages_without_scripts(report: Report, text: str) -> None:
+    panel = next(panel for panel in report.panels if panel.section == "answer")
+    picture = still(panel)
+    assert picture == still(panel)
+    assert picture in text
+    assert "<noscript>" in text
+    root = ElementTree.fromstring(picture)
+    assert root.get("class") == "still"
+    said = "".join(root.itertext())
+    assert all(word in said for word in ("schnet", "transformer", "validation loss", "zero"))
+    assert "currentColor" in picture
+
+
+def test_the_tooltip_of_a_run_has_n_and_d_and_what_the_law_says(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "loss-n")
+    trace = next(
+        t for t in panel.figure.data if t.meta and t.meta.get("runs") and not str(t.marker.symbol).endswith("open")
+    )
+    run = report.records.runs[trace.meta["runs"][0]]
+    [fit] = [fit for fit in report.analysis.fits_in("n") if fit.architecture == run.architecture]
+    assert f"N = {run.n:,.0f}, D = {run.d:,.0f}" in trace.text[0]
+    assert f"says {fit.predict(np.array([run.n]))[0][0]:.4g}, the run is" in trace.text[0]
+
+
+def test_the_table_of_runs_can_be_taken_away_as_csv(report: Report, text: str) -> None:
+    address = re.search(r'download="runs.csv" href="(data:[^"]*)"', text)
+    assert address is not None
+    rows = list(csv.DictReader(io.StringIO(unquote(address[1].partition(",")[2]))))
+    assert [row["run"] for row in rows] == [run.name for run in report.records.runs]
+    assert [float(row["N"]) for row in rows] == [run.n for run in report.records.runs]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(
+        [run.last["loss"] for run in report.records.runs], rel=1e-3
+    )
+
+
+def test_a_chosen_run_has_its_folder_its_rate_and_its_configuration(report: Report) -> None:
+    run = replace(
+        report.records.runs[0], config={"architecture": {"config": {"hidden": 64}}, "optimizer": {"lr": 0.002}}
+    )
+    facts = dict(json.loads(more(run)))
+    assert facts["folder"] == str(run.path)
+    assert facts["learning rate"] == "0.002"
+    assert facts["configuration"] == "hidden = 64"
+
+
 def test_names_of_baselines_that_lie_together_do_not_cover_each_other() -> None:
     close = [("composition", 32.06), ("mean", 32.1), ("zero", 32.3), ("nearest", 60.0)]
     assert _labels(close) == {"zero": "composition, mean, zero", "nearest": "nearest"}
+    # 154, 156, 170 and 221 meV/atom of the default data, in a figure of one and a half decades
+    emt = [("composition", 154.6), ("nearest", 156.3), ("mean", 170.4), ("zero", 220.7)]
+    assert _labels(emt, 30.0**LINE) == {"mean": "composition, nearest, mean", "zero": "zero"}
+    steps = [("a", 1.0), ("b", 1.07), ("c", 1.14)]  # a chain, of which each covers the next
+    assert _labels(steps) == {"c": "a, b, c"}

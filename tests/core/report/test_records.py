@@ -39,6 +39,15 @@ def test_the_metrics_of_a_run_are_read_once_and_laws_see_what_a_fit_sees(
         np.testing.assert_array_equal(analysis.table[name], alone[name])
 
 
+def test_runs_stand_in_the_order_of_their_sizes(tmp_path: Path) -> None:
+    for name in ("schnet-13.9k-seed10", "schnet-30k-seed0", "schnet-3k-seed0", "schnet-13.9k-seed9", "schnet-1M-seed0"):
+        make_run(tmp_path / name)
+    names = [folder.name for folder in folders_of([str(tmp_path)])]
+    assert names == [
+        "schnet-3k-seed0", "schnet-13.9k-seed9", "schnet-13.9k-seed10", "schnet-30k-seed0", "schnet-1M-seed0"
+    ]  # fmt: skip
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no run"):
         folders_of([str(tmp_path)])

@@ -26,7 +26,7 @@ MARKS = (
     "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law; "
     "a local slope (long dashes) ends with its points."
 )
-SECTIONS = ("laws", "curves", "terms", "exponents", "residuals", "cost")
+SECTIONS = ("answer", "laws", "curves", "terms", "exponents", "residuals", "cost")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
         fits = analysis.fits_in(axis)
         said: list[str] = [*map(words.sentence, fits), *_refusals(analysis, axis, "loss")]
         said.append(MARKS)
-        yield Panel(f"loss-{axis}", "laws", title, laws_figures.against(table, fits, axis, index, names), tuple(said))
+        section = "answer" if axis == main_axis(table) else "laws"
+        yield Panel(f"loss-{axis}", section, title, laws_figures.against(table, fits, axis, index, names), tuple(said))
     if analysis.mixed is not None:
         fit = analysis.mixed
         said = [words.sentence(fit), *words.apart(fit)]

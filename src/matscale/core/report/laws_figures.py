@@ -17,7 +17,6 @@ from matscale.core.report.words import symbol
 from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, facing
 from matscale.core.scaling.comparison.compare import Comparison
 from matscale.core.scaling.frontier import curves
-from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit, bars
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import size
@@ -30,6 +29,8 @@ UNITS = {
     "stress": ("stress MAE [meV/Å³]", 1e3),
 }
 """Title of the axis, and factor from eV units, for each target."""
+LINE = 0.055
+"""Height of a line of text in a small figure, as a share of its y axis."""
 BEYOND = 2.0
 """Factor by which a law is drawn beyond the smallest and the largest point."""
 
@@ -45,7 +46,7 @@ def against(
     ends = table.ends()
     ends = ends.take(np.isfinite(ends[axis]))
     looks = style(table.architectures)
-    traces = _baselines(table, target, ends[axis], factor)
+    traces = _baselines(table, target, ends, axis, factor)
     for name in table.architectures:
         mine = [fit for fit in fits if fit.architecture == name]
         for fit in mine:
@@ -78,7 +79,7 @@ def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
         traces.append({
             **shared, "x": rounded(table["n"][rows]), "y": rounded(table["loss"][rows]), "mode": "markers",
             "marker": {"color": colour, "size": 8, "symbol": style(map(str, range(len(colours))))[str(k)][1]},
-            "name": label, **_hover(table.take(rows), index, names), "meta": _meta(table.take(rows), index),
+            "name": label, **_hover(table.take(rows), index, names, fit=fit), "meta": _meta(table.take(rows), index),
         })  # fmt: skip
     return figure(traces, AXES["n"], "validation loss")
 
@@ -99,7 +100,7 @@ def residuals(
             "type": "scatter", "x": rounded(part[axis]), "y": rounded(off), "mode": "markers",
             "name": f"{fit.architecture}, {fit.law.name}", "legendgroup": fit.architecture,
             "marker": {"color": colour, "symbol": symbol, "size": 7},
-            **_hover(part, index, names), "meta": _meta(part, index),
+            **_hover(part, index, names, fit=fit), "meta": _meta(part, index),
         })  # fmt: skip
     if not traces:
         return None
@@ -247,7 +248,7 @@ def _runs(
             "marker": {
                 "color": colour, "size": 6 if is_open and fits else 8, "symbol": f"{symbol}-open" if is_open else symbol
             },
-            **_hover(rows, index, names, factor), "meta": _meta(rows, index),
+            **_hover(rows, index, names, factor, None if is_open or not fits else fits[0]), "meta": _meta(rows, index),
         })  # fmt: skip
     return traces
 
@@ -303,13 +304,14 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
     return traces
 
 
-def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
+def _baselines(table: Table, target: str, ends: Table, axis: str, factor: float) -> list[dict[str, Any]]:
     """Plotly traces of baselines: grey lines with the name at the end. Lines that are close share one label."""
-    if len(x) == 0:
+    if len(ends) == 0:
         return []
-    low, high = _wider(float(np.min(x)), float(np.max(x)))
+    low, high = _wider(float(np.min(ends[axis])), float(np.max(ends[axis])))
     ranked = sorted(bars(table, target).items(), key=lambda item: (item[1], item[0]))
-    labels = _labels(ranked)
+    shown = np.array([*ends["loss"], *(value for _, value in ranked)])
+    labels = _labels(ranked, float(shown.max() / shown.min()) ** LINE)
     return [
         {
             "type": "scatter", "mode": "lines+text", "x": rounded([low, high]), "y": rounded([value * factor] * 2),
@@ -321,28 +323,44 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
     ]  # fmt: skip
 
 
-def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
+def _labels(ranked: Sequence[tuple[str, float]], apart: float = 1.08) -> dict[str, str]:
     """Labels of the lines of baselines, by the name of the baseline that has the label.
 
-    Lines within 8 % of the lowest of them share one label, which stands at the highest.
+    Lines that are less than a factor of `apart` above the line below them share its label, which stands at the highest.
     """
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
-        if groups and value < 1.08 * groups[-1][0][1]:
+        if groups and value < apart * groups[-1][-1][1]:
             groups[-1].append((name, value))
         else:
             groups.append([(name, value)])
     return {group[-1][0]: ", ".join(name for name, _ in group) for group in groups}
 
 
-def _hover(rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0) -> dict[str, Any]:
-    texts = [
-        Markup("{}<br>loss {:.4g}, seed {}").format(names[k], loss * factor, seed or "-")
-        if k is not None
-        else f"loss {loss * factor:.4g}"
-        for k, loss, seed in zip(map(index.get, rows.words["run"].tolist()), rows["loss"], rows.words["seed"])
-    ]
+def _hover(
+    rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0, fit: Fit | None = None
+) -> dict[str, Any]:
+    """Texts of runs: name, N, D, loss, seed, and what the law `fit` says of the run."""
+    texts = []
+    told = [""] * len(rows) if fit is None else _predictions(rows, fit, factor)
+    for row, k in enumerate(map(index.get, rows.words["run"].tolist())):
+        sizes = ", ".join(f"{axis.upper()} = {size(rows[axis][row])}" for axis in ("n", "d") if rows.has(axis))
+        loss, seed = rows["loss"][row] * factor, rows.words["seed"][row] or "-"
+        name = Markup("{}<br>").format(names[k]) if k is not None else Markup("")
+        ran = f", seed {seed}" if k is not None else ""
+        texts.append(Markup("{}{}<br>loss {:.4g}{}{}").format(name, sizes, loss, ran, told[row]))
     return {"text": texts, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def _predictions(rows: Table, fit: Fit, factor: float) -> list[Markup]:
+    """What a law, or a line that is no law, says of each run."""
+    at = {axis: rows[axis] for axis in fit.axes} if len(fit.axes) > 1 else rows[fit.axes[0]]
+    said = fit.predict(at)[0]
+    what = "the law" if fit.is_law else "the slope" if fit.verdict == LOCAL_SLOPE else "the dotted line (no law)"
+    return [
+        Markup("<br>{} says {:.4g}, the run is {:+.2g} % off").format(what, value * factor, 100 * (loss / value - 1))
+        for value, loss in zip(said, rows["loss"])
+    ]
 
 
 def _meta(rows: Table, index: Mapping[str, int]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ from markupsafe import Markup
 
 from matscale.core.files import finite
 from matscale.core.report import tables
+from matscale.core.report.answer import answer, definitions, headline
 from matscale.core.report.build import SECTIONS, Panel, Report, choices
 from matscale.core.report.records import RunRecord
 from matscale.core.report.runs_figures import data_levels
+from matscale.core.report.still import still
 from matscale.core.report.words import refused
 from matscale.core.scaling.text import counted
 from matscale.version import __version__
 
 TITLES = {
+    "answer": "Answer",
     "laws": "Laws",
     "curves": "Training",
     "terms": "Errors by term",
@@ -48,6 +51,12 @@ def page(report: Report, version: str = "") -> str:
         name=", ".join(report.sources),
         version=version,
         summary=_summary(runs),
+        headline=headline(analysis),
+        answer=answer(analysis),
+        definitions=definitions(),
+        still=still,
+        csv=tables.csv_link(runs),
+        more=tables.more,
         titles=TITLES,
         sections=_sections(report.panels),
         selections=_selections(sorted({run.architecture for run in runs if run.info}), labels),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """Records of all runs in the order of their paths, and the folders that could not be read."""
+    """Records of all runs in the order of their paths, by number, and the folders that could not be read."""
 
     runs: tuple[RunRecord, ...]
     damaged: tuple[Excluded, ...] = ()
@@ -91,7 +92,7 @@ class Records:
 
 
 def folders_of(sources: Sequence[str]) -> list[Path]:
-    """Find all run folders in `sources` (runs, folders, globs, studies), sorted by path.
+    """Find all run folders in `sources` (runs, folders, globs, studies), sorted by path, sizes as numbers.
 
     Raises ConfigError for a missing path, and DataError if there is no run.
     """
@@ -107,7 +108,18 @@ def folders_of(sources: Sequence[str]) -> list[Path]:
             f"{', '.join(map(str, paths))}: there is no run here (no {INFO}). `matscale train` and `matscale sweep` "
             "make runs."
         )
-    return sorted(found)
+    return sorted(found, key=lambda path: by_number(str(path)))
+
+
+def by_number(text: str) -> list[Any]:
+    """Sort key that takes numbers in a text as numbers, with k, M and G: 3k stands before 13.9k.
+
+    >>> sorted(["a-13.9k", "a-30k", "a-3k", "a-1M"], key=by_number)
+    ['a-3k', 'a-13.9k', 'a-30k', 'a-1M']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?(?:[kMG](?![A-Za-z]))?)", text)
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    return [float(part.rstrip("kMG")) * units.get(part[-1], 1.0) if k % 2 else part for k, part in enumerate(parts)]
 
 
 def read_records(folders: Sequence[Path]) -> Records:

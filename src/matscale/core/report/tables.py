@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -100,6 +103,31 @@ def run_cells(run: RunRecord) -> list[str]:
         _digits(last.get("loss"), 1.0, 4),
         *(_digits(last.get(key), 1e3, 4) for key in ("energy_mae", "forces_mae", "stress_mae")),
     ]
+
+
+def more(run: RunRecord) -> str:
+    """Facts of a run beside those of the table, as JSON: folder, learning rate, batch and configuration."""
+    architecture = run.config.get("architecture") or {}
+    config = architecture.get("config") or {}
+    batch = (run.info.get("global_batch") or {}).get("structures")
+    facts = {
+        "folder": str(run.path),
+        "learning rate": _digits((run.config.get("optimizer") or {}).get("lr")),
+        "structures in a batch": _digits(batch),
+        "configuration": ", ".join(f"{key} = {value}" for key, value in config.items())[:400],
+    }
+    return json.dumps([[name, fact] for name, fact in facts.items() if fact not in ("", "-")], ensure_ascii=False)
+
+
+def csv_link(runs: Sequence[RunRecord]) -> str:
+    """Address that holds the table of runs as CSV, in the units of the table."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow((*RUN_COLUMNS, "folder"))
+    for run in runs:
+        cells = [cell.replace(",", "") if cell != "-" else "" for cell in run_cells(run)[1:]]
+        writer.writerow([run.name, run.status, run.architecture, *cells, run.path])
+    return "data:text/csv;charset=utf-8," + quote(text.getvalue())
 
 
 def hardware(runs: Sequence[RunRecord]) -> HtmlTable:

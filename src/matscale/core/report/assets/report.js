@@ -82,6 +82,7 @@
   function draw(name) {
     const div = document.querySelector(`.plot[data-figure="${name}"]`);
     const legend = new Set();
+    if (!drawn.has(name)) div.replaceChildren(); // the still picture that stands there without scripts
     const traces = report.figures[name].data.map((trace) => view(trace, state.views[name].choice, legend));
     // Named one by one: plotly's own set has a button that would send the figure to a server.
     const buttons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
@@ -116,6 +117,11 @@
     for (let k = 1; k < heads.length; k++) {
       const fact = document.createElement("span");
       fact.append(`${heads[k]} `, Object.assign(document.createElement("b"), { textContent: row.cells[k].textContent }));
+      panel.append(fact);
+    }
+    for (const [what, value] of JSON.parse(row.dataset.more)) {
+      const fact = document.createElement("span");
+      fact.append(`${what} `, Object.assign(document.createElement("b"), { textContent: value }));
       panel.append(fact);
     }
     panel.append(link(`#run-${run}`, "in the table"));

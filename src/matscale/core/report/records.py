@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from matscale.core.scaling.tables.from_runs import NEEDED, config_of
 from matscale.core.scaling.tables.sources import expand
 from matscale.core.scaling.tables.table import Excluded
 from matscale.core.study.ledger import run_folders
+from matscale.core.units import by_number
 
 ALONG = {
     "flops": "training FLOPs",
@@ -109,17 +109,6 @@ def folders_of(sources: Sequence[str]) -> list[Path]:
             "make runs."
         )
     return sorted(found, key=lambda path: by_number(str(path)))
-
-
-def by_number(text: str) -> list[Any]:
-    """Sort key that takes numbers in a text as numbers, with k, M and G: 3k stands before 13.9k.
-
-    >>> sorted(["a-13.9k", "a-30k", "a-3k", "a-1M"], key=by_number)
-    ['a-3k', 'a-13.9k', 'a-30k', 'a-1M']
-    """
-    parts = re.split(r"(\d+(?:\.\d+)?(?:[kMG](?![A-Za-z]))?)", text)
-    units = {"k": 1e3, "M": 1e6, "G": 1e9}
-    return [float(part.rstrip("kMG")) * units.get(part[-1], 1.0) if k % 2 else part for k, part in enumerate(parts)]
 
 
 def read_records(folders: Sequence[Path]) -> Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import click
 from matscale.cli.lazy import LazyGroup
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import aligned
-from matscale.cli.types import limit_option
+from matscale.cli.types import PartOf, limit_option
 from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def data() -> None:
 )
 @click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
               help="Precision of positions and forces; float64 is exact.")  # fmt: skip
+@click.option("--part", type=PartOf(), metavar="I/N", help="Pack one of N parts, in N jobs; then `matscale data join`.")
 @limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def pack(
@@ -71,6 +73,7 @@ def pack(
     workers: int,
     strict: bool,
     precision: str,
+    part: tuple[int, int] | None,
     as_json: bool,
 ) -> None:
     """Pack files and folders SRC... into a dataset that training can use.
@@ -85,13 +88,13 @@ def pack(
       forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
+    from matscale.core.data.sources import pack as packing
     from matscale.core.data.sources.labels import Keys  # start-up: pydantic
-    from matscale.core.data.sources.pack import describe_passed
-    from matscale.core.data.sources.pack import pack as pack_sources
 
     given = Keys.parse(keys, group_key, units)
     with reporter() as progress:
-        packed = pack_sources(
+        function = packing.pack if part is None else partial(packing.pack_part, part=part[0], of=part[1])
+        packed = function(
             sources,
             out,
             filter=conditions,
@@ -102,10 +105,29 @@ def pack(
             progress=progress,
             what=f"Packing {out}",
         )
+    if packed is None:
+        click.echo(f"{out}: this part is packed. Once all are: matscale data join {out}", err=True)
+        return
     if packed.manifest.passed_over:
-        click.echo(f"{describe_passed(packed.manifest.passed_over)} (the manifest lists all).", err=True)
+        click.echo(f"{packing.describe_passed(packed.manifest.passed_over)} (the manifest lists all).", err=True)
     if packed.was_there:
         click.echo(f"{out}: already packed from these files with these options; nothing to do.", err=True)
+    _show(out, packed.manifest, as_json)
+
+
+@data.command()
+@click.argument("out", metavar="DIR", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def join(out: Path, as_json: bool) -> None:
+    """Join the parts that `matscale data pack --part` has packed in DIR into one dataset.
+
+    The dataset is that of one job without --part, byte for byte.
+    """
+    from matscale.core.data.sources.pack import join_parts  # start-up: pydantic
+
+    packed = join_parts(out)
+    if packed.was_there:
+        click.echo(f"{out}: already joined; nothing to do.", err=True)
     _show(out, packed.manifest, as_json)
 
 

@@ -49,6 +49,20 @@ class CountOrAuto(ParamType):
         return int(value)
 
 
+class PartOf(ParamType):
+    """Type of one of several parts: `3/8` is the third of eight."""
+
+    name = "i/n"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        first, _, of = str(value).partition("/")
+        if not (first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of)):
+            self.fail(f"{value!r} is no part. Write for example 3/8 for the third of eight.", param, ctx)
+        return int(first), int(of)
+
+
 class Amount(ParamType):
     """Type of positive amounts of FLOPs, structures and the like: `1e18`, `50P`, `30k`."""
 

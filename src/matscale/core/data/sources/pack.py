@@ -12,23 +12,24 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matscale.core.data.sources import filters
 from matscale.core.data.sources.find import survey
 from matscale.core.data.sources.labels import NAMES, TOLERANCE, Keys
-from matscale.core.data.sources.limits import current
+from matscale.core.data.sources.limits import Limits, current
 from matscale.core.data.sources.pack_task import PackSettings, Result, Span, run_task
 from matscale.core.data.sources.reader import Reader
 from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.store.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
 from matscale.core.files import TEMPORARY, make_folder, remove, replacing, sweep_up, write_text
-from matscale.core.locks import FolderLock
+from matscale.core.locks import FolderLock, lock
 from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
@@ -38,6 +39,8 @@ TASK = 4096
 SPANS = 64
 """Largest number of spans (parts of sources) in a task."""
 REJECTED = "rejected.jsonl"
+ORDER = "order.json"
+"""File in the folder of pieces from which `join_parts` knows what to join."""
 MAX_NOTES = 50
 """Largest number of different notes on one source in the manifest; the most frequent ones are kept."""
 
@@ -73,46 +76,158 @@ def pack(
     other, for sources without a usable structure, if `out` holds another dataset, and, with `strict`, at the first
     structure that cannot be used. Raises ConfigError for an invalid filter.
     """
+    order = _ordered(sources, filter, keys, strict, precision, task_size, shard_bytes, piece_bytes)
+    out = Path(out)
+    if (out / FILE).exists() and not _left(out):
+        return _already(out, order.fingerprint, strict)
+    with _claimed(out, order.fingerprint) as parts:
+        if parts is None:
+            return _already(out, order.fingerprint, strict)
+        tasks, total = _plan(order.found, parts, task_size)
+        report = partial(progress.stage, what)
+        results = _run(order.recipe, tasks, range(len(tasks)), parts, workers, strict, total, report)
+        manifest = _joined(out, parts, order, results)
+    return Packed(manifest, was_there=False)
+
+
+def pack_part(
+    sources: Iterable[Path | str],
+    out: Path | str,
+    part: int,
+    of: int,
+    *,
+    filter: Iterable[str] = (),
+    keys: Keys | None = None,
+    workers: int = 1,
+    strict: bool = False,
+    precision: str = "float64",
+    progress: Reporter = SILENT,
+    what: str = "Packing",
+    task_size: int = TASK,
+    shard_bytes: int = SHARD_BYTES,
+    piece_bytes: int = PIECE_BYTES,
+) -> Packed | None:
+    """Pack one of `of` parts of a dataset, number `part` counted from 1, into the folder `out` that all parts share.
+
+    The parts may be packed at the same time; `join_parts` makes the dataset of them, the same as `pack` makes. Returns
+    None, or the dataset if `out` holds it already. The errors are those of `pack`.
+    """
+    order = _ordered(sources, filter, keys, strict, precision, task_size, shard_bytes, piece_bytes)
+    out = Path(out)
+    with _prepared(out, order.fingerprint) as parts:
+        if parts is None:
+            return _already(out, order.fingerprint, strict)
+        tasks, total = _plan(order.found, parts, task_size)
+        write_text(parts / ORDER, json.dumps(sealed({"of": of, **order.plain()})))
+    own = range(part - 1, len(tasks), of)
+    _run(order.recipe, tasks, own, parts, workers, strict, total // of, partial(progress.stage, what))
+    return None
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Sources and options of a packing, with what else its manifest tells."""
+
+    recipe: PackSettings
+    passed: tuple[str, ...]
+    shard_bytes: int
+    fingerprint: str
+    found: tuple[tuple[Path, Reader], ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        rest = {"passed": self.passed, "shard_bytes": self.shard_bytes, "fingerprint": self.fingerprint}
+        return {"recipe": asdict(self.recipe), **rest}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> _Order:
+        """Make an order of the result of `plain`; the readers are not needed to join what they have read."""
+        given = values["recipe"]
+        units = tuple((label, unit) for label, unit in given["keys"]["units"])
+        recipe = PackSettings(
+            tuple((path, form) for path, form in given["sources"]),
+            tuple(given["filters"]),
+            Keys(**{**given["keys"], "units": units}),
+            given["precision"],
+            given["piece_bytes"],
+            Limits(**given["limits"]),
+        )
+        return cls(recipe, tuple(values["passed"]), values["shard_bytes"], values["fingerprint"])
+
+
+def _ordered(
+    sources: Iterable[Path | str],
+    filter: Iterable[str],
+    keys: Keys | None,
+    strict: bool,
+    precision: str,
+    task_size: int,
+    shard_bytes: int,
+    piece_bytes: int,
+) -> _Order:
     check_precision(precision)
     found, passed = survey(sources)
-    out = Path(out)
     if strict and passed:
         raise DataError(f"{describe_passed(passed)} (--strict). Convert or unpack them, or move them elsewhere.")
-    texts = tuple(f.text for f in filters.parse(filter))
     recipe = PackSettings(
         tuple((str(path), responsible.name) for path, responsible in found),
-        texts,
+        tuple(f.text for f in filters.parse(filter)),
         keys or Keys(),
         precision,
         piece_bytes,
         current(),
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
+    return _Order(recipe, tuple(map(str, passed)), shard_bytes, fingerprint, tuple(found))
+
+
+def join_parts(out: Path | str) -> Packed:
+    """Make the dataset in `out` of the parts that `pack_part` has packed there.
+
+    Raises DataError, with the parts to pack again, if some are not complete.
+    """
+    out = Path(out)
     if (out / FILE).exists() and not _left(out):
-        return _already(out, fingerprint, strict)
-    with _claimed(out, fingerprint) as parts:
-        if parts is None:
-            return _already(out, fingerprint, strict)
-        spans, total = _plan(found, parts, task_size)
-        results = _run(recipe, spans, parts, workers, strict, total, partial(progress.stage, what))
-        records = _records(recipe, results)
-        isolated = _isolated(results)
-        names = [parts / name for result in results for name in result.pieces]
-        shards = join(names, out, shard_bytes, done=_unlink)
-        _collect_rejected(parts, len(spans), out / REJECTED)
-        manifest = describe(
-            out,
-            shards,
-            records,
-            filters=list(texts),
-            precision=precision,
-            fingerprint=fingerprint,
-            rejected=sum(r.rejected for r in records),
-            filtered=sum(r.filtered for r in records),
-            isolated_atoms=isolated,
-            passed_over=[str(path) for path in passed],
-        )
+        return Packed(Manifest.read(out), was_there=True)
+    path = out / PARTS / ORDER
+    if not path.is_file():
+        raise DataError(f"{out}: holds no parts. `matscale data pack SRC... -o {out} --part 1/8` packs the first of 8.")
+    try:
+        told = read_sealed(path, required=True)
+        order, of = _Order.parse(told), int(told["of"])
+    except (DamagedRecord, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error}). Pack one of the parts again, which writes it.") from None
+    with _claimed(out, order.fingerprint) as parts:
+        if parts is None:  # another process was faster
+            return Packed(Manifest.read(out), was_there=True)
+        tasks, _ = _plan((), parts, TASK)
+        found = [Result.read(parts, number) for number in range(len(tasks))]
+        if missing := sorted({number % of + 1 for number, result in enumerate(found) if result is None}):
+            listed = ", ".join(f"{part}/{of}" for part in missing[:8]) + (", ..." if len(missing) > 8 else "")
+            raise DataError(f"{out}: not all parts are complete. Pack again with --part {listed}; then join them.")
+        manifest = _joined(out, parts, order, [result for result in found if result is not None])
     return Packed(manifest, was_there=False)
+
+
+def _joined(out: Path, parts: Path, order: _Order, results: list[Result]) -> Manifest:
+    """Join the pieces of all tasks into shards, and describe them."""
+    recipe = order.recipe
+    records = _records(recipe, results)
+    isolated = _isolated(results)
+    names = [parts / name for result in results for name in result.pieces]
+    shards = join(names, out, order.shard_bytes, done=_unlink)
+    _collect_rejected(parts, len(results), out / REJECTED)
+    return describe(
+        out,
+        shards,
+        records,
+        filters=list(recipe.filters),
+        precision=recipe.precision,
+        fingerprint=order.fingerprint,
+        rejected=sum(r.rejected for r in records),
+        filtered=sum(r.filtered for r in records),
+        isolated_atoms=isolated,
+        passed_over=list(order.passed),
+    )
 
 
 def _fingerprint(recipe: PackSettings, *cut: int) -> str:
@@ -167,16 +282,39 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
             remove(parts)
             yield None
             return
-        if not mark.is_file() or mark.read_text() != fingerprint:
-            remove(parts)
-            make_folder(parts)
-            for left in out.glob("shard-*.safetensors"):
-                remove(left)
-            write_text(mark, fingerprint)
+        _begin_parts(out, parts, mark, fingerprint)
         sweep_up(out, alone=True)
         sweep_up(parts, alone=True)
         yield parts
         remove(parts)
+
+
+@contextmanager
+def _prepared(out: Path, fingerprint: str) -> Iterator[Path | None]:
+    """Context for the preparation of one part, in which other parts wait; gives what `_claimed` gives.
+
+    After it, all parts write at the same time, each the files of its own tasks.
+    """
+    make_folder(out)
+    with lock(out / ".lock"):
+        if (out / FILE).exists():
+            yield None
+            return
+        parts = out / PARTS
+        if (parts / ORDER).exists() and (parts / "recipe").read_text() != fingerprint:
+            raise DataError(f"{out}: holds parts of other files, or with other options. Choose another folder.")
+        _begin_parts(out, parts, parts / "recipe", fingerprint)
+        yield parts
+
+
+def _begin_parts(out: Path, parts: Path, mark: Path, fingerprint: str) -> None:
+    """Make the folder of pieces, unless there is one of the same packing."""
+    if not mark.is_file() or mark.read_text() != fingerprint:
+        remove(parts)
+        make_folder(parts)
+        for left in out.glob("shard-*.safetensors"):
+            remove(left)
+        write_text(mark, fingerprint)
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
@@ -214,14 +352,16 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
 def _run(
     recipe: PackSettings,
     tasks: Sequence[list[Span]],
+    own: range,
     parts: Path,
     workers: int,
     strict: bool,
     total: int,
     report: Callable[[int, int], None],
 ) -> list[Result]:
-    results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
-    missing = [number for number in range(len(tasks)) if number not in results]
+    """Do the tasks with the numbers `own`, as far as they are not done; return their records."""
+    results = {number: r for number in own if (r := Result.read(parts, number)) is not None}
+    missing = [number for number in own if number not in results]
     done = sum(result.seen for result in results.values())
 
     def take(number: int, result: Result) -> None:
@@ -236,7 +376,7 @@ def _run(
     given = ((recipe, number, tasks[number], parts, strict) for number in missing)
     for k, result in in_processes(run_task, given, min(workers, len(missing))):
         take(missing[k], result)
-    return [results[number] for number in range(len(tasks))]
+    return [results[number] for number in own]
 
 
 def _refuse_rejected(result: Result, strict: bool) -> None:

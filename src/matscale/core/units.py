@@ -30,10 +30,12 @@ def by_number(name: str) -> list[tuple[int, float, str]]:
 
     >>> sorted(["fcn-30k-seed10", "fcn-3k-seed0", "fcn-13.9k-seed0", "fcn-30k-seed9", "fcn-1M-lr1e-05"], key=by_number)
     ['fcn-3k-seed0', 'fcn-13.9k-seed0', 'fcn-30k-seed9', 'fcn-30k-seed10', 'fcn-1M-lr1e-05']
+    >>> sorted(["fcn-10k-66d54c50", "fcn-3k-0c72867a"], key=by_number)
+    ['fcn-3k-0c72867a', 'fcn-10k-66d54c50']
     """
     parts, end = list[tuple[int, float, str]](), 0
     for found in _IN_NAME.finditer(name):
-        parts += [(1, 0.0, name[end : found.start()]), (0, float(found[1]) * _COUNTS[found[2]], "")]
+        parts += [(1, 0.0, name[end : found.start()]), (0, float(found[1] or found[3]) * _COUNTS[found[2] or ""], "")]
         end = found.end()
     return [*parts, (1, 0.0, name[end:])]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import random
 import shutil
 import traceback
@@ -272,7 +273,8 @@ def command(*arguments: str | Path) -> Outcome:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return Outcome(-1, "", "".join(traceback.format_exception(result.exception)[-4:]))
     spoken = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    said = [line for line in result.stderr.splitlines() if "measuring on" not in line]
+    usual = re.compile("measured on|^Structures predicted")
+    said = [line for line in result.stderr.splitlines() if not usual.search(line)]
     return Outcome(result.exit_code, result.stdout, "\n".join([*spoken, *said]))
 
 

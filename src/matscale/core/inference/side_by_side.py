@@ -24,7 +24,15 @@ from matscale.core.data.sources.pack import REJECTED, pack
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import scratch
-from matscale.core.inference.compare import Which, baselines_of, dataset_of, measure, rows_of, usable
+from matscale.core.inference.compare import (
+    Which,
+    baselines_of,
+    dataset_of,
+    measure,
+    rows_of,
+    usable,
+    without_dataset,
+)
 from matscale.core.inference.load import load
 from matscale.core.inference.survey import Survey, ranges_of
 from matscale.core.model.outputs import Outputs
@@ -181,10 +189,12 @@ def shared_rows(
 def opened(data: str | Path | None, runs: Sequence[Run], progress: Reporter = SILENT) -> Iterator[PackedDataset]:
     """Open the data to measure runs on: a packed dataset, its name, or a file of structures; None: that of the runs.
 
-    A file is packed into a temporary folder. Raises DataError for a file that no reader knows, and for runs without a
-    dataset or with different ones if `data` is None.
+    A file is packed into a temporary folder. Raises DataError for a file that no reader knows, and if `data` is None,
+    for runs with different datasets; ConfigError for runs without any.
     """
     if data is None:
+        if message := next(filter(None, map(without_dataset, runs)), ""):
+            raise ConfigError(message)
         first, *others = [dataset_of(run, progress) for run in runs]
         if wrong := next((other for other in others if other.hash != first.hash), None):
             raise DataError(

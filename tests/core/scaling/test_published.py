@@ -42,7 +42,7 @@ def test_gemstones_exponents_and_an_objective_as_low_as_published(
     assert found.n_agreeing >= 2
 
 
-@pytest.mark.parametrize("name", ["hot", "cool_end"])
+@pytest.mark.parametrize("name", ["hot", "cool_end", "cool_begin", "lr_ablation_hot"])
 def test_gemstones_are_a_joint_law_that_its_slices_do_not_contradict(shared: Path, name: str) -> None:
     """Slopes in d of single models scatter by a third: that of the largest alone contradicts nothing."""
     path = shared / f"data/scaling/gemstones/wandb_df_for_fitting_{name}.jsonl"

@@ -23,6 +23,8 @@ from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, m
 
 OFF = 0.05
 """p-value, over all values of a variable, below which the runs of one value lie off the law together."""
+SEEN = 0.1
+"""Least change of the slope along a bend that counts, as a share of the half-width of the exponent's interval."""
 
 
 def joint_reasons(
@@ -44,7 +46,7 @@ def joint_reasons(
     for k, axis in enumerate(law.axes):
         level = groups(runs[axis])
         found += _unstable(law, solution, x, y, draws.noise.size, k, level, values, intervals)
-        found += _bent(law, solution, x, y, k, level, values, intervals)
+        found += _bent(law, solution, x, y, k, level, intervals)
     found += missed(held)
     found += contradicted(law, draws, runs)
     edge = [name for name in law.exponents if name in ("alpha", "beta") and not 0.02 < abs(values[name]) < 2.0]
@@ -141,12 +143,13 @@ def _bent(
     y: Array,
     axis: int,
     level: NDArray[np.int64],
-    values: dict[str, float],
     intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
     """Reason against the law, if the mean residuals of values of a variable bend away (trigger e of the verdict).
 
-    `level` numbers the values of the variable with index `axis`. The test is a t-test of a term in (ln x)².
+    `level` numbers the values of the variable with index `axis`. The test is a t-test of a term in (ln x)². Means
+    of many runs show bends that change no exponent, so that a bend must also change the slope by the share `SEEN` of
+    the half-width of the exponent's interval.
     """
     counts = np.bincount(level)
     residual = y - solution.frame.y - law.value(solution.theta, x - solution.frame.x)
@@ -162,13 +165,12 @@ def _bent(
     squares, fewer = float(left @ left), float(rest @ rest)
     f = (fewer - squares) / max(squares / freedom, 1e-300)
     p = float(stats.f.sf(f, 1, freedom))
-    name = law.exponents[min(axis, len(law.exponents) - 1)]  # exponents have the order of the variables
-    low, high = intervals[name]
+    low, high = intervals[law.exponents[min(axis, len(law.exponents) - 1)]]  # exponents have the order of the variables
     changes = abs(float(bend[2])) * float(np.ptp(at))
-    if p >= SIGNIFICANT or not is_large(changes, values[name], low, high):
+    if p >= SIGNIFICANT or changes < SEEN * (high - low) / 2:
         return []
     widening = 1 + changes / ((high - low) / 2) if high > low else 1.0
-    text = f"losses bend away from the {law.name} law in {law.axes[axis]} (p = {p:.1g})"
+    text = f"sizes in {law.axes[axis]} bend away from the {law.name} law (p = {p:.1g})"
     return [Reason("e", text, widening=widening)]
 
 

@@ -13,7 +13,7 @@
 | i | the slope may hold in the range of the points only: the joint law has a floor, or a floor is not excluded |
 
 In a joint law, d and e look along each variable. d leaves out its values in turn and fires only if runs of one value
-lie off the law together; e fires only if the bend changes the slope by as much as d forbids.
+lie off the law together; e fires only if the bend changes the slope by a tenth of the interval's half-width.
 
 The most serious reason decides the verdict, in this order: `no learning` if even the best run has learned nothing (a),
 `not identifiable` (a, c), `rejected` (e, f, g), `not identifiable` (d), `incomplete design` (b, h), `local slope` (i).

@@ -13,6 +13,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, DatasetInfo
+from rungs import rung
 
 # torch's compiler warns of itself: it looks at gradients that are none, and uses what it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -39,7 +40,7 @@ class Captures:
 
 def subject(architecture: Architecture, dtype: torch.dtype, **options: int) -> tuple[nn.Module, list[AtomicBatch]]:
     """A small model without anything random, with some `options` changed, and batches of it."""
-    config = architecture.ladder(10_000)
+    config = rung(architecture.name)
     still = {name: 0.0 for name in type(config).model_fields if "drop" in name}
     config = config.model_copy(update={**still, **options})
     model = architecture.model(config, DatasetInfo.any(), seed=0).to(dtype).train()

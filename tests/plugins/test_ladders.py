@@ -15,9 +15,9 @@ from matscale.core.model.architecture import Architecture
 BUILT_IN = [a for a in host().architectures() if host().origin(a.name)[0] == "matscale"]
 
 
-@pytest.mark.parametrize("architecture", BUILT_IN, ids=lambda a: a.name)
-def test_every_rung_from_3k_to_300M_is_within_5_percent_of_what_was_asked(architecture: Architecture) -> None:
-    wanted = np.geomspace(3_000, 3e8, 11).astype(int)
+@pytest.mark.parametrize("architecture", host().architectures(), ids=lambda a: a.name)
+def test_every_size_from_3k_to_300M_is_reached_within_5_percent(architecture: Architecture) -> None:
+    wanted = np.array([3_000, 4_200, 10_000, 123_456, 1_000_000, 100_000_000, 300_000_000])
     found = np.array([parameters(architecture, architecture.ladder(int(n)))["total"] for n in wanted])
     assert np.abs(found / wanted - 1).max() < 0.05
     assert (np.diff(found) > 0).all()

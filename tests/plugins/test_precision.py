@@ -18,6 +18,7 @@ from matscale.core.model.architecture import Architecture
 from matscale.core.model.outputs import Outputs, strained
 from matscale.core.model.potential import Potential
 from rounding import tf32
+from rungs import rung
 
 FORCES = {"bf16": 0.03, "fp16": 0.005, "tf32": 0.005}
 """Largest error of forces by the arithmetic, over their norm: some roundings of 2⁻⁸, 2⁻¹¹ and 2⁻¹¹."""
@@ -61,7 +62,7 @@ def _step(potential: Potential, batch: AtomicBatch, precision: str | None) -> St
 @pytest.mark.parametrize("precision", FORCES)
 @pytest.mark.parametrize("architecture", host().architectures(), ids=lambda a: a.name)
 def test_every_architecture_trains_in_reduced_precision(architecture: Architecture, precision: str) -> None:
-    subject = Subject(architecture, architecture.ladder(10_000))
+    subject = Subject(architecture, rung(architecture.name))
     potential = subject.perturbed().float()
     for structures in ((crystal(), metal(), slab()), (in_a_large_cell(),)):
         batch = subject.batch(*structures, dtype=torch.float32)
@@ -80,7 +81,7 @@ def test_every_architecture_trains_in_reduced_precision(architecture: Architectu
 @pytest.mark.parametrize("precision", FORCES)
 def test_no_precision_rounds_the_geometry_of_a_batch(precision: str) -> None:
     architecture = host().architecture("schnet")
-    subject = Subject(architecture, architecture.ladder(10_000))
+    subject = Subject(architecture, rung(architecture.name))
     batch = subject.batch(in_a_large_cell(), crystal(), dtype=torch.float32)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
     strain = 0.01 * torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(1))

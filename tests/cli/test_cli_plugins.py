@@ -178,7 +178,7 @@ def new_package(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "my-model"
 
 
-def test_a_new_package_is_found_passes_the_contract_and_trains_as_it_is(
+def test_a_new_package_is_found_passes_the_contract_and_its_own_tests_and_trains_as_it_is(
     site: Site, new_package: Path, alloys: PackedDataset
 ) -> None:
     row = listing(site, "--load")["matscale-my-model:my-model"]
@@ -189,9 +189,6 @@ def test_a_new_package_is_found_passes_the_contract_and_trains_as_it_is(
     assert "rotation" in result.stdout
     trained = site.run("train", "--arch", "my-model", "--data", str(alloys.path), "--steps", "3", "-o", "run")
     assert trained.exit_code == 0, trained.stderr
-
-
-def test_the_tests_of_a_new_package_pass(site: Site, new_package: Path) -> None:
     path = f"{site.folder}{os.pathsep}{new_package}"
     result = site.python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=new_package, PYTHONPATH=path)
     assert result.returncode == 0, result.stdout

@@ -10,19 +10,18 @@ from typing import Any
 
 import torch
 
-from matscale.core.flops import Cost, Peak
+from matscale.core.flops import Cost, Peak, peak_of
 from matscale.core.hosting.host import host
 from matscale.core.train import session
 
 _counted: dict[Any, Cost] = {}
 _cost_of_setup = session.cost_of_setup
-_peak_of = session.peak_of
-_peak_of_cpu = cache(_peak_of)
+_peak_of_cpu = cache(peak_of)
 
 
 def peak_once(device: torch.device, precision: str) -> Peak:
     """The peak of a device, measured once for a CPU."""
-    return (_peak_of_cpu if device.type == "cpu" else _peak_of)(device, precision)
+    return (_peak_of_cpu if device.type == "cpu" else peak_of)(device, precision)
 
 
 def cost_once(setup: Any, potential: Any, device: torch.device) -> Cost:

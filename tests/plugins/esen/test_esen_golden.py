@@ -81,7 +81,7 @@ def test_outputs_are_those_of_fairchem(goldens: Callable) -> None:
 
 
 def test_outputs_in_float32_are_those_of_fairchem(goldens: Callable) -> None:
-    for golden in goldens("*l3m*"):
+    for golden in goldens("*l3m2*"):
         model = golden.model(torch.float32)
         found = named(model_outputs(model, golden.batch(torch.float32), derive=not golden.is_direct))
         bound = 1e-3 if golden.has_default_grid else 1e-4

@@ -241,7 +241,7 @@ def test_a_small_model_learns_a_few_structures(make_model, oxide, batch_of, opti
     data = batch_of(model, oxide, other)
     targets = model_outputs(make_model(**options), data, derive=not options).detach()
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=2e-2), []
-    for _ in range(15):
+    for _ in range(10):
         found = model_outputs(model, data, derive=not options, create_graph=True)
         pairs = ((found.energy, targets.energy), (found.forces, targets.forces), (found.stress, targets.stress))
         loss = sum((a - b).square().sum() / b.square().sum() for a, b in pairs)
@@ -249,4 +249,4 @@ def test_a_small_model_learns_a_few_structures(make_model, oxide, batch_of, opti
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0], losses
+    assert losses[-1] < 0.7 * losses[0], losses

@@ -38,7 +38,7 @@ def radial_features(networks: list[sphere.RadialNetwork], edges: sphere.Edges) -
     depends on elements is a table. Therefore the product needs no copies of the Gaussians, and no gradients of columns
     without parameters.
     """
-    width = networks[0].source.embedding_dim
+    width = linear_at(networks[0].net, 0).out_features
     firsts = [linear_at(net.net, 0).weight.split([edges.basis.shape[1], width, width], dim=1) for net in networks]
     source, target = (
         torch.cat([getattr(net, side).weight @ first[place].T for net, first in zip(networks, firsts)], dim=1)

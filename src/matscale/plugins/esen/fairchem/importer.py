@@ -7,7 +7,7 @@ energy, forces and stress as gradients, or with heads for energy and direct forc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -110,7 +110,7 @@ def _spin(checkpoint: FairchemCheckpoint) -> int:
 
 def configuration(checkpoint: FairchemCheckpoint) -> ESENConfig:
     """Configuration of the model in a checkpoint. Raises ConfigError that names the first unsupported option."""
-    version = "v1" if checkpoint.model.name == "esen_backbone" else "v2"
+    version: Literal["v1", "v2"] = "v1" if checkpoint.model.name == "esen_backbone" else "v2"
     has_stress = any(name.startswith("output_heads.stress.") for name in checkpoint.weights)
     return config_from_fairchem(
         checkpoint.model.options,

@@ -165,7 +165,7 @@ def _of_fairchem(model: Any, data: list[AtomicBatch], context: Callable[[], Abst
         ]
         batch = Batch.from_data_list(members)
         batch.natoms, batch.cell = one.atoms_per_structure, one.cell
-        batch.tags = torch.ones(one.n_atoms, dtype=torch.long)
+        batch.tags = torch.ones_like(one.atomic_numbers, dtype=torch.long)
         neighbors = torch.bincount(one.batch[one.edges()[1]], minlength=one.n_structures)
         batch.ours = torch.stack(one.edges()), one.edge_shift, neighbors
         return batch

@@ -35,7 +35,7 @@ def segment_coo(
 
 def segment_csr(src: Tensor, indptr: Tensor, out: Tensor | None = None, reduce: str = "sum") -> Tensor:
     n = indptr.diff()
-    return scatter(src, torch.repeat_interleave(torch.arange(len(n)), n), 0, out, len(n), reduce)
+    return scatter(src, torch.repeat_interleave(torch.arange(len(n), device=n.device), n), 0, out, len(n), reduce)
 
 
 class SparseTensor:

@@ -279,6 +279,7 @@ def test_the_first_figure_is_also_a_still_picture_for_pages_without_scripts(repo
     said = "".join(root.itertext())
     assert all(word in said for word in ("schnet", "transformer", "validation loss", "zero"))
     assert "currentColor" in picture
+    assert re.findall(r"<style[^>]*>([^{]*){", picture) == [".still *"]
 
 
 def test_the_tooltip_of_a_run_has_n_and_d_and_what_the_law_says(report: Report) -> None:

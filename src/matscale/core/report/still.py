@@ -53,6 +53,7 @@ def still(panel: Panel) -> Markup:
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(id="|url\(#|href="#)', r"\1still-", svg)
+    svg = svg.replace("*{stroke-linejoin", ".still *{stroke-linejoin")  # its style must not reach the other figures
     return Markup(svg.replace("xlink:href", "href").replace("<svg", '<svg class="still"', 1))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import random
+import re
 import shutil
 import traceback
 import warnings

@@ -1,10 +1,11 @@
 """Each model against numbers of its own: a change of its mathematics shows, also without material from outside.
 
 The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added them. What says that
-they are right is elsewhere: SchNet, GemNet and eSEN gave, at the same commits, the golden energies and forces of
-another program (test_schnet.py, test_gemnet_golden.py, test_esen_golden.py, with the folder `shared`), and all models
-kept the contract. For `fcn` and the transformers, which no other program has, the numbers only hold fast what was
-computed then. Whoever changes the mathematics of a model on purpose computes them anew and says so in the changelog.
+they are right is elsewhere: SchNet, GemNet, eSEN and EquiformerV3 gave, at the same commits, the golden energies and
+forces of another program (test_schnet.py, test_gemnet_golden.py, test_esen_golden.py, test_eqv3_golden.py, with the
+folder `shared`), and all models kept the contract. For `fcn` and the transformers, which no other program has, the
+numbers only hold fast what was computed then. Whoever changes the mathematics of a model on purpose computes them anew
+and says so in the changelog.
 """
 
 from __future__ import annotations
@@ -55,9 +56,23 @@ _OC = {
     "cutoff_atom_atom": 5.0,
 }
 _ESEN = {"channels": 4, "hidden": 3, "edge_channels": 5, "n_layers": 2, "lmax": 2, "n_radial": 6, "cutoff": 4.0}
+_EQV3 = {
+    "channels": 4,
+    "edge_channels": 5,
+    "n_layers": 2,
+    "lmax": 2,
+    "attention_hidden": 3,
+    "alpha_channels": 3,
+    "value_channels": 2,
+    "ffn_hidden": 6,
+    "n_radial": 6,
+    "cutoff": 4.0,
+}
 MODELS = {
     "esen": ("esen", _ESEN),
     "esen-direct": ("esen", {**_ESEN, "forces": "direct", "activation": "s2", "feed_forward": "grid"}),
+    "eqv3": ("eqv3", _EQV3),
+    "eqv3-direct": ("eqv3", {**_EQV3, "forces": "direct", "lmax": 3, "attention_epsilon": 1e-8}),
     "schnet": ("schnet", {"hidden": 4, "filters": 5, "n_layers": 2, "n_radial": 6, "cutoff": 4.0}),
     "escaip": ("escaip", ESCAIP),
     "escaip-gradient": ("escaip", {**ESCAIP, "forces": "gradient"}),
@@ -149,6 +164,36 @@ EXPECTED: dict[str, dict[str, list]] = {
             [-1.614397305016e-07, -7.54540342768e-07, -2.490275403032e-07],
             [-7.54540342768e-07, -1.196421712969e-06, -7.416522712737e-07],
             [-2.490275403032e-07, -7.416522712737e-07, 1.600863831953e-06],
+        ],
+    },
+    "eqv3": {
+        "energy": [0.832271347756, 0.9254221627972],
+        "forces": [
+            [0.005952866262498, -4.146931691505e-05, -0.01429765891006],
+            [0.009470607695893, 0.007616703088234, 0.00340474134013],
+            [-0.01542347395839, -0.007575233771319, 0.01089291756993],
+            [0.3139498342247, 0.1831374032977, 0.2354623756685],
+            [-0.3139498342247, -0.1831374032977, -0.2354623756685],
+        ],
+        "stress": [
+            [-0.0007793074114877, 0.0001474426865234, -0.0002493733658771],
+            [0.0001474426865234, -0.0005743380711891, -0.0004384633871728],
+            [-0.0002493733658771, -0.0004384633871728, -0.0005927163711245],
+        ],
+    },
+    "eqv3-direct": {
+        "energy": [0.870805439128, 1.688992513499],
+        "forces": [
+            [-0.01197112329896, -0.203701739062, 0.03825848776684],
+            [0.04802164597609, 0.1146432557097, 0.0467795281887],
+            [-0.04373397257874, 0.1034293713599, -0.1064193938472],
+            [-0.905398568778, -0.5281491651205, -0.6790489265835],
+            [0.8992856159429, 0.5245832759667, 0.6744642119572],
+        ],
+        "stress": [
+            [0.2515854871341, -0.0004521305638418, -0.0003658516963038],
+            [-0.0004521305638418, 0.2509610528223, -0.0007143146958733],
+            [-0.0003658516963038, -0.0007143146958733, 0.2514998950242],
         ],
     },
     "fcn": {

@@ -14,12 +14,11 @@ from matscale.core.train.setup import resolved
 
 SHORT = {"schnet": 60, "eqv2": 70, "gemnet": 60}
 """Steps of those that learn at a high rate, which end far beyond what is asked of them."""
-OTHERS = {"fcn": 400, "escaip": 100, "esen": 30, "eqv3": 60}
+OTHERS = {"fcn": 400, "escaip": 100, "esen": 30, "eqv3": 30}
 """Fewer where a step is dear, more where it is cheap and moves little; 200 for those that are not here."""
 
-
-DEAR = ("esen",)
-"""Those of which a step takes so long that `long` tests have it; test_esen_model.py has a smaller one."""
+DEAR = ("esen", "eqv3")
+"""Those of which a step takes so long that `long` tests have it; the tests of their plugins have a smaller one."""
 
 
 @pytest.mark.slow

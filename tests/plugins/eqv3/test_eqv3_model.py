@@ -300,3 +300,21 @@ def test_an_edge_without_length_is_refused_with_its_atoms(make_model, batch_of) 
 def test_options_that_do_not_fit_are_refused_with_value_and_limit(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EqV3Config.parse(options)
+
+
+@pytest.mark.parametrize("options", [{}, DIRECT], ids=["gradient", "direct"])
+def test_a_small_model_learns_a_few_structures(make_model, oxide, batch_of, options: dict) -> None:
+    model = make_model(**options, n_layers=1).train()
+    other = replace(oxide, positions=oxide.positions * 1.05, cell=oxide.cell * 1.05)
+    data = batch_of(model, oxide, other)
+    targets = model_outputs(make_model(**options), data, derive=not options).detach()
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=2e-2), []
+    for _ in range(15):
+        found = model_outputs(model, data, derive=not options, create_graph=True)
+        pairs = ((found.energy, targets.energy), (found.forces, targets.forces), (found.stress, targets.stress))
+        loss = sum((a - b).square().sum() / b.square().sum() for a, b in pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0], losses

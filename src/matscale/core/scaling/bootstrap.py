@@ -184,7 +184,7 @@ def bootstrap(
     # Samples lie near the fit: its parameters are a good start for all, and a loose tolerance is enough for quantiles.
     draws = refine(law, np.tile(solution.theta, (samples, 1)), x, simulated, delta=delta, steps=60, tolerance=1e-6)
     # A parameter is a weighted sum of residuals, if the law is linearised at the fit.
-    freedom = noise.of_sums(np.linalg.pinv(law.derivatives(solution.theta, x), rcond=1e-12))[1]
+    freedom = noise.of_sums(np.asarray(np.linalg.pinv(law.derivatives(solution.theta, x), rcond=1e-12), np.float64))[1]
     return Draws(law, solution.theta, solution.frame, draws, freedom, noise)
 
 

@@ -231,6 +231,5 @@ def details(found: Sequence[Multiplier], target: str) -> list[str]:
         if one.floor:
             name, *ends = one.floor
             held = f" ({one.basis})" if one.basis else ""
-            told = f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never gets there{held}"
-            lines.append(told)
+            lines.append(f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never gets there{held}")
     return list(dict.fromkeys(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def settling(
         return Settling(None, None, "from these sizes it is not known how many would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
     slopes = [slope_error(one, len(m), width) for one, m, width in zip(scatter, (a, b), widths, strict=True)]
-    wider = max(error / float(np.hypot(*slopes)), 1.0) if n_parameters > 2 else 1.0
+    wider = max(error / math.hypot(*slopes), 1.0) if n_parameters > 2 else 1.0
 
     def seen(n_sizes: int, noise: tuple[float, float]) -> bool:
         first, second = (wider * slope_error(one, n_sizes, width) for one, width in zip(noise, widths, strict=True))

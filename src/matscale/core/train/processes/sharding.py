@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def sharded(module: nn.Module, size: int) -> FSDPModule:
-    """Divide the parameters of `module` among `size` processes. Raises ConfigError if that is impossible."""
+def sharded(module: nn.Module, size: int) -> nn.Module:
+    """Divide the parameters of `module` among `size` processes, in place. Raises ConfigError if that is impossible."""
     from torch.distributed.device_mesh import init_device_mesh  # start-up: torch.distributed.tensor takes a second
     from torch.distributed.fsdp import FSDPModule, fully_shard  # start-up: the same
 
@@ -41,7 +41,7 @@ def sharded(module: nn.Module, size: int) -> FSDPModule:
     replica = fully_shard(module, mesh=mesh, reshard_after_forward=False)
     replica.set_gradient_divide_factor(1.0)  # each process has divided its part by the counts of the whole step
     replica.set_reduce_scatter_unused_params(True)  # processes may use different parameters
-    return replica
+    return module
 
 
 def is_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:

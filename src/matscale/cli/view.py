@@ -43,9 +43,7 @@ from matscale.core.files import write_text
 @net_force_option
 @click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that a model cannot predict.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the errors of baselines, too.")
-@click.pass_context
 def view(
-    ctx: click.Context,
     runs: tuple[Path, ...],
     data: str | None,
     output: Path,
@@ -71,7 +69,8 @@ def view(
             raise ConfigError(f"{path}: there is no folder {path.parent}. Make it, or choose another file.")
     if gif is not None and gif.suffix != ".gif":
         raise ConfigError(f"{gif}: is written as GIF. Use a name that ends in .gif.")
-    command = shlex.join([ctx.command_path, *map(str, runs), *(["--data", data] if data else []), "-o", str(output)])
+    path = click.get_current_context().command_path
+    command = shlex.join([path, *map(str, runs), *(["--data", data] if data else []), "-o", str(output)])
 
     def show(found: Any) -> None:
         with reporter() as progress:

@@ -226,12 +226,12 @@ def _pairs(outputs: Outputs, batch: AtomicBatch) -> Iterable[tuple[str, NDArray[
     masks = Masks.of(batch)
     if masks.energy is not None and batch.energy is not None:
         each = batch.atoms_per_structure[masks.energy]
-        yield "energy", *(_numpy(x[masks.energy] / each) for x in (batch.energy, outputs.energy))
+        yield "energy", _numpy(batch.energy[masks.energy] / each), _numpy(outputs.energy[masks.energy] / each)
     if masks.forces is not None and batch.forces is not None and outputs.forces is not None:
-        yield "forces", *(_numpy(x[masks.forces]) for x in (batch.forces, outputs.forces))
+        yield "forces", _numpy(batch.forces[masks.forces]), _numpy(outputs.forces[masks.forces])
     if masks.stress is not None and batch.stress is not None and outputs.stress is not None:
         a, b = zip(*VOIGT)
-        yield "stress", *(_numpy(x[masks.stress][:, a, b]) for x in (batch.stress, outputs.stress))
+        yield "stress", _numpy(batch.stress[masks.stress][:, a, b]), _numpy(outputs.stress[masks.stress][:, a, b])
 
 
 def _numpy(x: torch.Tensor) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ def still(panel: Panel) -> Markup:
     import matplotlib  # start-up: matplotlib
     from matplotlib.figure import Figure
 
-    settings = {"svg.hashsalt": "still", "svg.fonttype": "none", "text.color": TEXT, "axes.edgecolor": TEXT,
+    settings: Any = {"svg.hashsalt": "still", "svg.fonttype": "none", "text.color": TEXT, "axes.edgecolor": TEXT,
                 "axes.labelcolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT, "font.size": 9}  # fmt: skip
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")

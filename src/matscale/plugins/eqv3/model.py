@@ -79,7 +79,8 @@ class EqV3(nn.Module):
         edges = self.embed_edges(data)
         x = self._run(data, edges, self.embed_forces(forces) * noised[:, None, None])
         outputs = self.read_out(x, edges, data)
-        found = torch.where(noised[:, None].bool(), self.noise(x, edges), outputs.forces)
+        noise: Tensor = self.noise(x, edges)
+        found = noise if outputs.forces is None else torch.where(noised[:, None].bool(), noise, outputs.forces)
         stress = outputs.stress
         if stress is not None:
             stress = stress * (1 - structures[:, None, None].to(stress.dtype))

@@ -75,7 +75,7 @@ def exponent_along(joint: Fit, axis: str) -> JointExponent | str:
     if 2 * len(laws) < len(joint.spread.draws):
         return f"the joint law of {joint.architecture} has no best n and d, since it may not fall with both"
     alpha, beta = joint.parameters["alpha"], joint.parameters["beta"]
-    ends = np.quantile(_of_compute(*laws[:, 3:].T, cost), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    ends = np.quantile(_of_compute(laws[:, 3], laws[:, 4], cost), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     own = [exponent_along(joint, of) for of in ("n", "d")]
     errors = np.array([one.error for one in own if isinstance(one, JointExponent)])
     freedoms = np.array([one.freedom for one in own if isinstance(one, JointExponent)])
@@ -106,12 +106,14 @@ def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fi
         if not floored and all(fits[name].verdict != LOCAL_SLOPE for name in sides):
             return pair
         ends = [exponent_along(one, axis) for one in (first, second)]
-        unknown = [end for end in ends if isinstance(end, str)]
-        if not unknown:
-            return tested_jointly(pair, *(end for end in ends if isinstance(end, JointExponent)), first.law.name)
+        a, b = ends
+        if isinstance(a, JointExponent) and isinstance(b, JointExponent):
+            return tested_jointly(pair, a, b, first.law.name)
         if not floored:
             return pair
-        return _not_comparable(pair, "; ".join([why, *dict.fromkeys(unknown)]), "--axis n, or --axis d")
+        return _not_comparable(
+            pair, "; ".join([why, *dict.fromkeys(end for end in ends if isinstance(end, str))]), "--axis n, or --axis d"
+        )
     if not floored or any(fits[name].law.floor is not None for name in sides):
         return pair
     missing = [name for name, joint in sides.items() if joint is None or not joint.is_law]

@@ -69,8 +69,8 @@ def view(
             raise ConfigError(f"{path}: there is no folder {path.parent}. Make it, or choose another file.")
     if gif is not None and gif.suffix != ".gif":
         raise ConfigError(f"{gif}: is written as GIF. Use a name that ends in .gif.")
-    path = click.get_current_context().command_path
-    command = shlex.join([path, *map(str, runs), *(["--data", data] if data else []), "-o", str(output)])
+    called = click.get_current_context().command_path
+    command = shlex.join([called, *map(str, runs), *(["--data", data] if data else []), "-o", str(output)])
 
     def show(found: Any) -> None:
         with reporter() as progress:

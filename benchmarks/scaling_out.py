@@ -1,4 +1,4 @@
-"""What many devices and all of OMat24 would take, from measured step times and stated hardware: docs/scaling-out.md.
+"""Model of training on many devices and on all of OMat24, from measured times and stated hardware: docs/scaling-out.md.
 
     python benchmarks/scaling_out.py model --step 0.5 --parameters 30M --bandwidth 25 --latency 20
     python benchmarks/scaling_out.py balance --batch 16

@@ -114,7 +114,9 @@ def test_evaluate_gives_the_numbers_of_the_command(make_run: Callable[..., Run])
     run = make_run("schnet", hidden=8)
     result = CliRunner().invoke(main, ["evaluate", str(run.path), "--no-baselines", "--json", "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert matscale.evaluate(run.path) == json.loads(result.stdout)["schnet"]
+    found = matscale.evaluate(run.path)
+    assert len(found) > 10
+    assert found.items() <= {k: v for k, v in json.loads(result.stdout)["schnet"].items() if k != "worst"}.items()
 
 
 def test_structures_and_the_dataset_that_holds_them_have_the_same_errors(

@@ -88,7 +88,7 @@ def pack(
       forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
-    from matscale.core.data.sources import pack as packing
+    from matscale.core.data.sources import pack as packing  # start-up: numpy
     from matscale.core.data.sources.labels import Keys  # start-up: pydantic
 
     given = Keys.parse(keys, group_key, units)

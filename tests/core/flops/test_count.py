@@ -60,7 +60,8 @@ class Model(nn.Module):
         else:
             x = torch.tanh(x @ self.weight)
         energy = x.sum(1)
-        return Outputs(energy=energy.new_zeros(batch.n_structures).index_add(0, batch.batch, energy))
+        total = energy.new_zeros(batch.n_structures).index_add(0, batch.batch, energy)
+        return Outputs(energy=total, forces=batch.positions)
 
 
 @pytest.fixture
@@ -77,8 +78,8 @@ def test_elementwise_work_is_counted_beside_the_contractions(batch: AtomicBatch)
     n = batch.n_atoms
     assert count.contractions == 2 * 2 * n * 3 * 8  # forward, and the gradient of the weights
     # tanh, the sum over channels and over atoms forward; the gradient of tanh backward: 8 + 8 + 1 + 8 per atom.
-    assert count.elementwise == pytest.approx(25 * n, rel=0.25)
-    assert count.elementwise >= 25 * n
+    # What the potential does to the three components of a force comes to it: about 11 per atom.
+    assert 25 * n <= count.elementwise <= 40 * n
     assert count.opaque == ()
 
 

@@ -33,19 +33,21 @@ def batch(data: Path) -> AtomicBatch:
 class Matrix(nn.Module):
     """energy = Σ atoms (W₂ tanh(W₁ x)): FLOPs that can be counted on paper."""
 
-    def __init__(self) -> None:
+    def __init__(self, direct: bool = False) -> None:
         super().__init__()
+        self.direct = direct
         self.first, self.second = nn.Linear(3, 16, bias=False), nn.Linear(16, 1, bias=False)
 
     def forward(self, batch: AtomicBatch) -> Outputs:
         energy = self.second(torch.tanh(self.first(batch.positions)))[:, 0]
-        return Outputs(energy=energy.new_zeros(batch.n_structures).index_add(0, batch.batch, energy))
+        total = energy.new_zeros(batch.n_structures).index_add(0, batch.batch, energy)
+        return Outputs(energy=total, forces=batch.positions if self.direct else None)
 
 
 def test_counts_are_those_of_the_products_on_paper(batch: AtomicBatch) -> None:
     elements = tuple(range(1, 119))
     derived = Potential(Matrix(), derive=True, elements=elements)
-    direct = Potential(Matrix(), derive=False, elements=elements)
+    direct = Potential(Matrix(direct=True), derive=False, elements=elements)
     outer = 2 * batch.n_atoms * 16  # FLOPs of the product with W₂
     inner = 3 * outer  # and of that with W₁
     # A direct model: forward, then gradients to W₁, W₂ and to the layer between; none to the positions.

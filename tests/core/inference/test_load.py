@@ -64,7 +64,7 @@ def test_a_checkpoint_that_does_not_exist_is_answered_with_those_that_do(make_ru
 
 
 def test_a_run_without_a_checkpoint_says_so(make_run: MakeRun) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint yet"):
+    with pytest.raises(ConfigError, match="has no checkpoint"):
         matscale.load(make_run("schnet", steps=(), **TINY))
 
 

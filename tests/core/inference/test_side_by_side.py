@@ -221,8 +221,8 @@ def test_a_run_that_ended_before_its_first_step_says_so(make_run: MakeRun) -> No
     info.pop("digest", None)
     (run.path / "run.json").write_text(json.dumps(info))
     shown = command("evaluate", run.path)
-    assert shown.exit_code == 3
-    assert "ended before its first step" in shown.stderr
+    assert shown.exit_code == 2
+    assert "ended before it had read its dataset" in shown.stderr
 
 
 def test_a_run_without_checkpoints_says_how_to_go_on(make_run: MakeRun) -> None:

@@ -353,7 +353,7 @@ def _hover(
 
 
 def _predictions(rows: Table, fit: Fit, factor: float) -> list[Markup]:
-    """What a law, or a line that is no law, says of each run."""
+    """Words on each run of what a law predicts, or a line that is no law."""
     at = {axis: rows[axis] for axis in fit.axes} if len(fit.axes) > 1 else rows[fit.axes[0]]
     said = fit.predict(at)[0]
     what = "the law" if fit.is_law else "the slope" if fit.verdict == LOCAL_SLOPE else "the dotted line (no law)"

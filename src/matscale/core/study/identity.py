@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     "compute.device",
     "compute.threads",
     "compute.timeout",
+    "compute.sharding",
     "checkpoint",
     "plugins",
     "trackers",

@@ -86,7 +86,7 @@ def load_published(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def shaped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published weights with the shapes of ours: biases [C] of linear maps of coefficients are [1, 1, C] there."""
+    """Give published weights the shapes of this model: biases of linear maps of coefficients, [1, 1, C], become [C]."""
     return {
         name: weight.flatten() if name.endswith(".bias") and weight.shape[:-1] == (1, 1) else weight
         for name, weight in weights.items()

@@ -229,13 +229,13 @@ def fairchem(options: Options, case: str) -> Result:
 # All of them ----------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, tuple[Callable[..., Result], float]] = {
-    "machine": (machine, 30),
-    "correct": (correct, 40),
+    "machine": (machine, 60),
+    "correct": (correct, 60),
     "compiled": (compiled, 90),
     "resume": (resume, 60),
-    "nccl": (nccl, 40),
+    "nccl": (nccl, 60),
     "speed": (speed, 50),
-    "fairchem": (fairchem, 40),
+    "fairchem": (fairchem, 60),
 }
 """Function and limit of time [s] of each part."""
 MINUTES = 10.0

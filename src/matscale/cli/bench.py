@@ -110,12 +110,15 @@ def _of_architectures(
     options: dict[str, Any],
 ) -> list[Bench]:
     """Measure each architecture. Of several, those that cannot be measured are left out with their reason."""
+    from matscale.core.data.named.catalog import resolve  # start-up: torch
     from matscale.core.estimate import bench as core  # start-up: torch
     from matscale.core.hosting.host import host  # start-up: packaging
 
     names = names or tuple(architecture.name for architecture in host().architectures())
     found = []
     with reporter() as progress:
+        if "data.path" in chosen:
+            resolve(chosen["data.path"], progress)  # first, since all would fail without the data
         for name in names:
             try:
                 config, architecture = configuration(name, size, params, None, chosen, assignments, None)

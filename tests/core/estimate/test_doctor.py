@@ -167,14 +167,21 @@ def test_plugins_that_are_broken_are_told_and_are_no_problem_for_others(
     ],
 )
 def test_a_folder_that_cannot_be_written_is_a_problem(
-    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, Finding]], error: OSError, word: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: Callable[..., dict[str, Finding]],
+    error: OSError,
+    word: str,
 ) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", raising(error))
+    monkeypatch.setenv("MATSCALE_CACHE", str(tmp_path))
     told = found("disk")
     assert {finding.mark for finding in told.values()} == {"fail"}
     assert all(word in finding.value for finding in told.values())
     assert "MATSCALE_CACHE" in told["cache"].advice
     assert "-o FOLDER" in told["runs"].advice
+    (tmp_path / "emt-12345678").mkdir()  # the default data are there, and need not be made
+    assert found("disk")["cache"].mark == "warn"
 
 
 @pytest.mark.parametrize(("free", "mark"), [(0, "fail"), (5e8, "warn"), (5e9, "ok")])

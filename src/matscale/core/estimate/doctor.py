@@ -92,23 +92,27 @@ def _torch() -> Found:
 
 
 def _driver() -> Found:
-    """NVIDIA's driver, and the GPUs that it lists."""
+    listed, complaint = _listed()
+    if complaint:
+        yield "driver", complaint, "warn", "nvidia-smi finds no GPU: is the driver loaded? Ask the administrator."
+    else:
+        yield "driver", "; ".join(listed) or "no nvidia-smi"
+
+
+def _listed() -> tuple[list[str], str]:
+    """GPUs that NVIDIA's driver lists, each with its version, and the complaint of nvidia-smi if it lists none."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        yield "driver", "no nvidia-smi"
-        return
+        return [], ""
     query = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-        lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
-        yield "driver", _told(error), "warn", "nvidia-smi does not run: ask the administrator about the driver."
-        return
+        return [], _told(error)
+    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
     if answer.returncode or not lines:
-        told = (answer.stdout + answer.stderr).strip().splitlines()
-        yield "driver", (told or ["no answer"])[0][:200], "warn", "nvidia-smi finds no GPU: is the driver loaded?"
-    else:
-        yield "driver", "; ".join(lines)
+        return [], next(iter((answer.stdout + answer.stderr).strip().splitlines()), "no answer")[:200]
+    return lines, ""
 
 
 def _packages() -> Found:
@@ -148,13 +152,12 @@ def _devices() -> Found:
         yield "GPU", _told(error), "fail", "Reinstall torch or the driver, or train with --device cpu."
         return
     if n == 0:
-        lists_gpus = any(name == "driver" and ";" in f"{value};" and "," in value for name, value, *_ in _driver())
-        if lists_gpus:
+        if _listed()[0]:
             yield (
                 "GPU",
                 "torch sees none, but the driver lists some",
                 "warn",
-                ("Install a torch that was built for this driver (pytorch.org), or look at CUDA_VISIBLE_DEVICES."),
+                "Install a torch that was built for this driver (pytorch.org), or look at CUDA_VISIBLE_DEVICES.",
             )
         else:
             yield "GPU", "none"
@@ -282,11 +285,18 @@ def _disk() -> Found:
         ("runs", lambda: Path.cwd() / "runs", "Train with -o FOLDER on another disk, or change the current folder."),
         ("temporary", lambda: Path(tempfile.gettempdir()), "Set TMPDIR to a folder on another disk."),
     ):
+        path = None
         try:
             path = folder()
             free = _free(path)
         except (Exception, SystemExit) as error:
-            yield name, _told(error), "fail", f"It cannot be written. {else_where}"
+            is_filled = path is not None and name == "cache" and any(path.glob("emt-*"))
+            yield (
+                name,
+                f"{path or 'no folder'}: {_told(error)}",
+                "warn" if is_filled else "fail",
+                (f"It cannot be written. {else_where}"),
+            )
             continue
         mark: Mark = "fail" if free < TOO_LITTLE else "warn" if free < LITTLE else "ok"
         yield name, f"{path}: {free / 1e9:.3g} GB free", mark, "" if mark == "ok" else f"Free some space. {else_where}"

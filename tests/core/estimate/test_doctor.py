@@ -226,6 +226,7 @@ def test_values_that_do_no_harm_are_not_told() -> None:
     assert [*dangers({**harmless, **more})] == []
 
 
+@pytest.mark.long
 def test_a_torch_that_cannot_be_imported_is_told_by_the_command_itself(site: Site) -> None:
     (site.folder / "torch").mkdir()
     (site.folder / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open')")

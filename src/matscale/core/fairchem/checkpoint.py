@@ -29,8 +29,8 @@ from matscale.core.parsing import read_json
 
 TIMEOUT = 1800
 """Longest time for reading a file [s]."""
-PREFIXES = ("module.module.", "module.", "")
-"""Prefixes that fairchem's parallel training puts before the names of weights."""
+PREFIXES = ("module.module.", "_orig_mod.module.", "module.", "_orig_mod.", "")
+"""Prefixes that parallel training and torch.compile put before the names of weights."""
 _HYDRA = {"name", "backbone", "heads", "otf_graph", "pass_through_head_outputs", "freeze_backbone", "finetune_config"}
 
 
@@ -94,7 +94,7 @@ class FairchemCheckpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Weights by name, without the prefix `module.` (0 to 2 times) that fairchem's parallel training adds."""
+        """Weights by name, without the prefix that parallel training or torch.compile adds (`PREFIXES`)."""
         return self._named("state_dict")
 
     @property
@@ -141,7 +141,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
-    """Remove the prefix `module.` (0 to 2 times) that all names share; returns the values by their new names."""
+    """Remove the prefix that all names share, the first of `PREFIXES`; returns the values by their new names."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in named))
     return {name.removeprefix(prefix): value for name, value in named.items()}
 

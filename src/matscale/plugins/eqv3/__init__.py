@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from matscale.plugin import Architecture, hookimpl
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.eqv3.config import EqV3Config
 from matscale.plugins.eqv3.counts import step_flops
+from matscale.plugins.eqv3.fairchem.importer import IMPORTER
 from matscale.plugins.eqv3.model import EqV3, build, graph
 from matscale.plugins.eqv3.sizes import DIAL, SIZES, ladder
 
-__all__ = ["SIZES", "EqV3", "EqV3Config", "build", "graph", "ladder", "register_architectures"]
+__all__ = ["SIZES", "EqV3", "EqV3Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 
 def claims(config: EqV3Config) -> frozenset[str]:
@@ -43,3 +44,8 @@ def register_architectures() -> list[Architecture]:
             step_flops=step_flops,
         )
     ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

@@ -65,7 +65,12 @@ class EqV3(nn.Module):
 
     def forward(self, data: AtomicBatch) -> Outputs:
         edges = self.embed_edges(data)
-        return self.read_out(self._run(data, edges), edges, data)
+        outputs = self.read_out(self._run(data, edges), edges, data)
+        if self.config.denoising and torch.is_grad_enabled():
+            # Parameters for denoising get gradients of zero: processes that share gradients wait for each of them.
+            unused = torch.stack([p.sum() for part in (self.encode_forces, self.noise) for p in part.parameters()])
+            outputs = replace(outputs, energy=outputs.energy + 0.0 * unused.sum())
+        return outputs
 
     def denoise(self, data: AtomicBatch, forces: Tensor, noised: Tensor, structures: Tensor) -> Outputs:
         """Predict the noise of atoms in structures to which noise was added; needs the option `denoising`.

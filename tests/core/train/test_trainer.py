@@ -381,7 +381,7 @@ def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: 
 
 def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path) -> None:
     class Overflowing(World):
-        def replicated(self, module: torch.nn.Module) -> torch.nn.Module:
+        def replicated(self, module: torch.nn.Module, divided: bool = False) -> torch.nn.Module:
             for parameter in module.parameters():
                 parameter.register_hook(lambda gradient: gradient + torch.inf)
             return module

@@ -57,7 +57,7 @@ def test_a_run_predicts_what_the_averaged_weights_do(
 ) -> None:
     (golden,) = goldens(pattern)
     found = imported(content(golden, prefix=prefix), tmp_path)
-    assert (found.architecture, found.weights) == ("eqv3", "averaged")
+    assert (found.architecture, found.weights) == ("eqv3", "ema")
     assert found.config.denoising == golden.denoises
     assert len(found.notes) == (0 if golden.is_direct else 2)
     structures = golden.structures

@@ -18,7 +18,7 @@ synchronisations), `resume` (bit for bit?), `nccl` (one rank), `speed` (larger m
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib.metadata
 import json
 import platform
 import subprocess
@@ -203,7 +203,7 @@ def speed(options: Options, name: str) -> Result:
 def fairchem(options: Options, case: str) -> Result:
     """A training step of fairchem-core 1.10.0 beside matscale's, with the same weights, edges and batch."""
     here = Path(__file__).parent
-    if importlib.util.find_spec("fairchem") is None:
+    if not any(importlib.metadata.distributions(name="fairchem-core")):
         return {"verdict": "not measured: fairchem-core 1.10.0 is not installed"}
     if not (here / "models.py").exists():
         return {"verdict": f"not measured: models.py, peers.py and standins.py are not in {here}"}

@@ -74,10 +74,3 @@ def test_every_architecture_is_checked_and_no_part_takes_more_than_the_ten_minut
     assert {about for part, about in planned if part == "correct"} == {a.name for a in host().architectures()}
     assert {part for part, _ in planned} == {*gpu.PARTS}
     assert max(limit for _, limit in gpu.PARTS.values()) < 60 * gpu.MINUTES
-
-
-@pytest.mark.long
-def test_all_of_it_runs_to_its_end_on_a_cpu(alloys: PackedDataset, tmp_path: Path) -> None:
-    code, found, _ = results(tmp_path, alloys)
-    assert code == 0, found
-    assert len(found) == len(list(gpu.plan()))

@@ -89,7 +89,7 @@ def test_processes_whose_agent_died_save_and_end(data: Path, tmp_path: Path, num
     wait_for_rows(tmp_path / "run", process)
     orphans = workers(process)
     process.send_signal(number)
-    process.communicate(timeout=60)  # its pipes close when the last of its processes has ended
+    process.communicate(timeout=240)  # its pipes close when the last of its processes has ended
     assert not [pid for pid in orphans if is_at_work(pid)]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     assert Run.open(tmp_path / "run").last is not None

@@ -17,7 +17,7 @@ from matscale.core.view.page import page
 
 pytestmark = pytest.mark.long
 
-LIMIT = 120_000
+LIMIT = 300_000
 SOFTWARE = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}
 
@@ -64,7 +64,8 @@ def tab_of(browser: Any, address: str, **context: Any) -> tuple[Any, list[str]]:
 
 
 def test_a_structure_is_moved_through_its_steps_and_found_again(start: Callable[..., Any], address: str) -> None:
-    tab, heard = tab_of(start(*SOFTWARE), address, viewport={"width": 1280, "height": 900})
+    browser = start(*SOFTWARE)
+    tab, heard = tab_of(browser, address, viewport={"width": 800, "height": 500})
     assert tab.locator("#scene canvas").count() == 1
     assert tab.locator("[data-parity] .main-svg").count() >= 6
     assert tab.input_value("#step") == tab.get_attribute("#step", "max") == "3"
@@ -82,7 +83,7 @@ def test_a_structure_is_moved_through_its_steps_and_found_again(start: Callable[
     tab.focus("#next")
     tab.keyboard.press("Enter")
     assert tab.get_attribute("#list button >> nth=1", "aria-current") == "true"
-    linked, _ = tab_of(start(*SOFTWARE), tab.url)
+    linked, _ = tab_of(browser, tab.url, viewport={"width": 800, "height": 500})
     assert linked.get_attribute("#list button >> nth=1", "aria-current") == "true"
     tab.select_option("#metric", "2")
     assert "energy" in tab.eval_on_selector("#by-size", "div => div.layout.yaxis.title.text")

@@ -85,7 +85,9 @@ def test_a_signal_reaches_the_processes_which_save_and_stop(data: Path, tmp_path
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
 def test_processes_whose_agent_died_save_and_end(data: Path, tmp_path: Path, number: int) -> None:
+    ignored = signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore it
     process = began(data, tmp_path / "run", "--steps", "100000")
+    signal.signal(signal.SIGQUIT, ignored)
     wait_for_rows(tmp_path / "run", process)
     orphans = workers(process)
     process.send_signal(number)

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from matscale.core.model.architecture import graded as graded
     from matscale.core.model.architecture import steps_between as steps_between
     from matscale.core.model.isolation import isolation as isolation
+    from matscale.core.model.layers.elements import check_batch_elements as check_batch_elements
+    from matscale.core.model.layers.elements import check_data_elements as check_data_elements
     from matscale.core.model.layers.heads import DirectHeads as DirectHeads
     from matscale.core.model.layers.heads import head_widths as head_widths
     from matscale.core.model.layers.heads import mean_by_structure as mean_by_structure
@@ -165,6 +167,8 @@ __all__ = [
     "amplitudes",
     "best_of",
     "bytes_as_text",
+    "check_batch_elements",
+    "check_data_elements",
     "checkpoint_like",
     "claim_run",
     "closest",
@@ -248,6 +252,8 @@ _LAZY = {
     "head_widths": "matscale.core.model.layers.heads:head_widths",
     "mean_by_structure": "matscale.core.model.layers.heads:mean_by_structure",
     "sum_by_structure": "matscale.core.model.layers.heads:sum_by_structure",
+    "check_batch_elements": "matscale.core.model.layers.elements:check_batch_elements",
+    "check_data_elements": "matscale.core.model.layers.elements:check_data_elements",
     "Padding": "matscale.core.model.layers.padding:Padding",
     "full_precision": "matscale.core.precision:full_precision",
     "refuse_half": "matscale.core.precision:refuse_half",

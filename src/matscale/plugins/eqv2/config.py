@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, ConfigError, Positive, sphere
+from matscale.plugin import ArchitectureConfig, Positive, sphere
 
 
 class EqV2Config(ArchitectureConfig):
@@ -115,15 +115,6 @@ class EqV2Config(ArchitectureConfig):
     def n_coefficients(self) -> int:
         """Number K of coefficients of an atom: all (l, m) with l ≤ lmax."""
         return (self.lmax + 1) ** 2
-
-
-def check_elements(heaviest: int, config: EqV2Config) -> None:
-    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
-    if heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"eqv2: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )
 
 
 _GRID_BRANCH = ("expand.weight", "expand.bias", *(f"pointwise.{layer}.weight" for layer in (0, 2, 4)))

@@ -18,14 +18,21 @@ Shapes: C channels, K = (lmax+1)² coefficients per atom.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, DataError, DatasetInfo, Graph, Outputs, sphere
+from matscale.plugin import (
+    AtomicBatch,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    check_batch_elements,
+    check_data_elements,
+    sphere,
+)
 from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.attention import radial_network
 from matscale.plugins.eqv2.blocks import Block
-from matscale.plugins.eqv2.config import EqV2Config, check_elements, idle_parameters
+from matscale.plugins.eqv2.config import EqV2Config, idle_parameters
 from matscale.plugins.eqv2.heads import EnergyHead, EquivariantStressHead, ForcesHead, Rank2StressHead
 
 
@@ -57,7 +64,7 @@ class EqV2(nn.Module):
         initialise(self, "biases")
 
     def forward(self, data: AtomicBatch) -> Outputs:
-        self._check_elements(data.atomic_numbers)
+        check_batch_elements("eqv2", data.atomic_numbers, self.config.max_atomic_number)
         if fast.serves(self, data):
             return fast.forward(self, data)
         edges = self.edge_frames(data)
@@ -65,7 +72,7 @@ class EqV2(nn.Module):
 
     def embed(self, data: AtomicBatch) -> Tensor:
         """Features of atoms, [n_atoms, C]: the invariant part (l = 0) of the coefficients that the heads read."""
-        self._check_elements(data.atomic_numbers)
+        check_batch_elements("eqv2", data.atomic_numbers, self.config.max_atomic_number)
         return self._run(data, self.edge_frames(data))[:, 0]
 
     def _run(self, data: AtomicBatch, edges: sphere.Edges) -> Tensor:
@@ -105,16 +112,6 @@ class EqV2(nn.Module):
         """Names of parameters that no output depends on; see `matscale.plugins.eqv2.config`."""
         return idle_parameters(self.config)
 
-    def _check_elements(self, numbers: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        heaviest = int(numbers.max())
-        if heaviest > self.config.max_atomic_number:
-            raise DataError(
-                f"eqv2: the batch contains element {heaviest}, but the embeddings end at max_atomic_number = "
-                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a higher one."
-            )
-
 
 def initialise(model: nn.Module, kind: str) -> None:
     """Initialise biases with zero and, if `kind` is "normal", the weights of linear maps outside radial networks.
@@ -141,6 +138,5 @@ def graph(config: EqV2Config) -> Graph:
 
 def build(config: EqV2Config, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
-    if info != DatasetInfo.any():
-        check_elements(max(info.elements), config)
+    check_data_elements("eqv2", info, config.max_atomic_number)
     return EqV2(config)

@@ -28,7 +28,17 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, ConfigError, DataError, DatasetInfo, Graph, Outputs, full_precision, sphere
+from matscale.plugin import (
+    AtomicBatch,
+    ConfigError,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    check_batch_elements,
+    check_data_elements,
+    full_precision,
+    sphere,
+)
 from matscale.plugins.eqv3.attention import radial_network
 from matscale.plugins.eqv3.blocks import Block
 from matscale.plugins.eqv3.config import EqV3Config, idle_parameters
@@ -107,7 +117,7 @@ class EqV3(nn.Module):
 
     def embed_edges(self, data: AtomicBatch) -> sphere.Edges:
         """Make the edges of a batch."""
-        self._check_elements(data.atomic_numbers)
+        check_batch_elements("eqv3", data.atomic_numbers, self.config.max_atomic_number)
         edges: sphere.Edges = self.edge_frames(data)
         return edges
 
@@ -146,16 +156,6 @@ class EqV3(nn.Module):
         denoising = [n for n, _ in self.named_parameters() if n.startswith(("noise.", "encode_forces."))]
         return idle_parameters(self.config).union(denoising)
 
-    def _check_elements(self, numbers: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        heaviest = int(numbers.max())
-        if heaviest > self.config.max_atomic_number:
-            raise DataError(
-                f"eqv3: the batch contains element {heaviest}, but the embeddings end at max_atomic_number = "
-                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a higher one."
-            )
-
 
 def graph(config: EqV3Config) -> Graph:
     """Graph of all neighbours within the cutoff, or of the nearest ones by the published rule."""
@@ -166,10 +166,5 @@ def graph(config: EqV3Config) -> Graph:
 
 def build(config: EqV3Config, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
-    heaviest = max(info.elements)
-    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"eqv3: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )
+    check_data_elements("eqv3", info, config.max_atomic_number)
     return EqV3(config)

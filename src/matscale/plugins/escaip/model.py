@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, ConfigError, DatasetInfo, Graph, Outputs, is_plain_wanted
+from matscale.plugin import AtomicBatch, DatasetInfo, Graph, Outputs, check_data_elements, is_plain_wanted
 from matscale.plugins.escaip.blocks import Block, InputBlock
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.heads import EnergyHead, ForcesHead, Mlp, Readout, StressHead
@@ -113,10 +113,5 @@ def graph(config: EScAIPConfig) -> Graph:
 
 def build(config: EScAIPConfig, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
-    heaviest = max(info.elements)
-    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"escaip: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )
+    check_data_elements("escaip", info, config.max_atomic_number)
     return EScAIP(config)

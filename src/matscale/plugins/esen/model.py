@@ -23,7 +23,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, ConfigError, DataError, DatasetInfo, Graph, Outputs, sphere
+from matscale.plugin import (
+    AtomicBatch,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    check_batch_elements,
+    check_data_elements,
+    sphere,
+)
 from matscale.plugins.esen.blocks import Block, radial_network
 from matscale.plugins.esen.config import ESENConfig, idle_parameters
 from matscale.plugins.esen.heads import EnergyHead, ForcesHead, StressHead
@@ -77,7 +85,7 @@ class ESEN(nn.Module):
 
     def _run(self, data: AtomicBatch) -> Tensor:
         """Normalised coefficients of atoms [n_atoms, K, C] after the last block."""
-        self._check_elements(data.atomic_numbers)
+        check_batch_elements("esen", data.atomic_numbers, self.config.max_atomic_number)
         edges = self.embed_edges(data)
         system = None if self.system is None else self._scalars(self.system[None])
         x = self.embed_graph(data, edges)
@@ -111,16 +119,6 @@ class ESEN(nn.Module):
         """Names of parameters that no output depends on; see `matscale.plugins.esen.config`."""
         return idle_parameters(self.config)
 
-    def _check_elements(self, numbers: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        heaviest = int(numbers.max())
-        if heaviest > self.config.max_atomic_number:
-            raise DataError(
-                f"esen: the batch contains element {heaviest}, but the embeddings end at max_atomic_number = "
-                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a higher one."
-            )
-
 
 def graph(config: ESENConfig) -> Graph:
     """Graph of all neighbours within the cutoff, or of the nearest ones by the published rule."""
@@ -131,10 +129,5 @@ def graph(config: ESENConfig) -> Graph:
 
 def build(config: ESENConfig, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
-    heaviest = max(info.elements)
-    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"esen: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )
+    check_data_elements("esen", info, config.max_atomic_number)
     return ESEN(config)

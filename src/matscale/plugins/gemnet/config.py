@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, ConfigError, Graph, Positive
+from matscale.plugin import ArchitectureConfig, Graph, Positive
 
 
 class GemNetConfig(ArchitectureConfig):
@@ -166,12 +166,3 @@ def graph(config: GemNetConfig) -> Graph:
     cutoff = max(rule.cutoff for rule in rules)
     counts = [rule.n_neighbors for rule in rules]
     return Graph.radius(cutoff) if min(counts) == 0 else Graph.nearest(cutoff, max(counts))
-
-
-def check_elements(heaviest: int, config: GemNetConfig) -> None:
-    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
-    if heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"gemnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )

@@ -19,10 +19,18 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import AtomicBatch, DatasetInfo, Outputs, full_precision, mean_by_structure, sum_by_structure
+from matscale.plugin import (
+    AtomicBatch,
+    DatasetInfo,
+    Outputs,
+    check_data_elements,
+    full_precision,
+    mean_by_structure,
+    sum_by_structure,
+)
 from matscale.plugins.gemnet.angles import legendre
 from matscale.plugins.gemnet.blocks import Bases, InteractionBlock, OutputBlock, Readout
-from matscale.plugins.gemnet.config import GemNetConfig, check_elements
+from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.geometry import Geometry, RadialBasis
 from matscale.plugins.gemnet.interactions import circular_of, empty_weight, radial_matrices
 from matscale.plugins.gemnet.layers import Dense, PairDense, fitting
@@ -167,6 +175,5 @@ class GemNet(nn.Module):
 
 def build(config: GemNetConfig, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embedding."""
-    if info != DatasetInfo.any():
-        check_elements(max(info.elements), config)
+    check_data_elements("gemnet", info, config.max_atomic_number)
     return GemNet(config)

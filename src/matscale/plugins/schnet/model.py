@@ -28,13 +28,13 @@ from matscale.plugin import (
     ArchitectureConfig,
     AtomicBatch,
     BatchShape,
-    ConfigError,
     DatasetInfo,
     GaussianBasis,
     Graph,
     Outputs,
     Positive,
     ShiftedSoftplus,
+    check_data_elements,
     closest,
     cosine_cutoff,
     graded,
@@ -131,12 +131,7 @@ class SchNet(nn.Module):
 
 def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
     """Build the model. Raises ConfigError if the data hold an element without a row in the embedding."""
-    heaviest = max(info.elements)
-    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
-        raise ConfigError(
-            f"schnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
-            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
-        )
+    check_data_elements("schnet", info, config.max_atomic_number)
     return SchNet(config)
 
 

@@ -135,6 +135,13 @@ def test_losses_that_only_one_has_points_for_are_not_compared(rng: Rng) -> None:
     assert laws_figures.cheaper(result) is None
 
 
+def test_what_is_known_is_said_before_what_is_not(rng: Rng) -> None:
+    flat = ladder(rng, arch="b", exponent=0.0, noise=1e-3)
+    rows = table(ladder(rng, arch="a"), flat, ladder(rng, arch="c", prefactor=35.0))
+    told = compare(rows, [], LAWS, axis="n").cheaper
+    assert ["it is unknown" in one for one in told] == [False, True]
+
+
 def test_an_architecture_that_learned_nothing_needs_no_multiple(rng: Rng) -> None:
     rows = table(ladder(rng, arch="a"), ladder(rng, arch="b", exponent=0.0, noise=1e-3))
     [told] = compare(rows, [], LAWS, axis="n").cheaper

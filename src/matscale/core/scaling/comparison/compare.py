@@ -72,7 +72,8 @@ class Comparison:
     @property
     def cheaper(self) -> list[str]:
         """Sentences on how much of each resource an architecture and the best of the ranking need for the same loss."""
-        return [told for pair in self.facing_first for told in sentences(pair.multipliers, self.target)]
+        pairs = sorted(self.facing_first, key=lambda pair: not any(one.points for one in pair.multipliers))
+        return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
 
     def by(self, rank: Rank) -> str:
         """Remark on a place of the ranking whose loss follows from no law; empty for a law."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from golden import GoldenFile
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.eqv3 import EqV3, EqV3Config, graph
@@ -79,18 +78,12 @@ def batch_of() -> Callable[..., AtomicBatch]:
 
 
 @dataclass(frozen=True)
-class Golden:
+class Golden(GoldenFile):
     """A tiny published model with its weights, graph, intermediate values, outputs and gradient norms."""
 
-    path: Path
-
-    @cached_property
-    def facts(self) -> dict:
-        return json.loads(self.path.read_text())
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return load_file(self.path.with_suffix(".safetensors"))
+    @property
+    def graph(self) -> Graph:
+        return graph(self.config)
 
     @property
     def is_direct(self) -> bool:
@@ -104,29 +97,10 @@ class Golden:
     def config(self) -> EqV3Config:
         return config_from_published(self.facts["model"], denoising=self.denoises)
 
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        prefix = "weights."
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
     def model(self, dtype: torch.dtype = torch.float64) -> EqV3:
         model = EqV3(self.config).to(dtype).eval()
         load_published(model, {name: weight.to(dtype) for name, weight in self.weights.items()})
         return model
-
-    @property
-    def structures(self) -> list[Structure]:
-        keys = ("numbers", "positions", "cell", "pbc")
-        return [Structure(*(np.array(s[key]) for key in keys)) for s in self.facts["inputs"]]
-
-    def own_batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """With edges of our own rule."""
-        return collate(self.structures, graph(self.config), dtype)
-
-    def batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """With the edges of the file, in its order."""
-        shift = self.tensors["graph.cell_offsets"].to(torch.int32)
-        return replace(self.own_batch(), edge_index=self.tensors["graph.edge_index"], edge_shift=shift).to(dtype=dtype)
 
     def noise(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
         """Forces, noised atoms and noised structures of a denoising pass."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
+from golden import GoldenFile
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.esen import ESEN, ESENConfig, graph
@@ -66,18 +64,12 @@ def batch_of() -> Callable[..., AtomicBatch]:
 
 
 @dataclass(frozen=True)
-class Golden:
+class Golden(GoldenFile):
     """A tiny model of fairchem with its weights, graph, intermediate values, outputs and gradient norms."""
 
-    path: Path
-
-    @cached_property
-    def facts(self) -> dict:
-        return json.loads(self.path.read_text())
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return load_file(self.path.with_suffix(".safetensors"))
+    @property
+    def graph(self) -> Graph:
+        return graph(self.config)
 
     @property
     def is_direct(self) -> bool:
@@ -92,30 +84,11 @@ class Golden:
     def config(self) -> ESENConfig:
         return config_from_fairchem(self.facts["backbone"], system_vector=True, stress_head="equivariant")
 
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        prefix = "weights."
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
     def model(self, dtype: torch.dtype = torch.float64) -> ESEN:
         model = ESEN(self.config).to(dtype).eval()
         charge, spin = (int(self.facts.get(name) or 0) for name in ("charge", "spin"))
         load_fairchem(model, {name: weight.to(dtype) for name, weight in self.weights.items()}, charge, spin)
         return model
-
-    @property
-    def structures(self) -> list[Structure]:
-        keys = ("numbers", "positions", "cell", "pbc")
-        return [Structure(*(np.array(s[key]) for key in keys)) for s in self.facts["inputs"]]
-
-    def own_batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """With edges of our own rule."""
-        return collate(self.structures, graph(self.config), dtype)
-
-    def batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """With the edges of the file, in its order."""
-        shift = self.tensors["graph.cell_offsets"].to(torch.int32)
-        return replace(self.own_batch(), edge_index=self.tensors["graph.edge_index"], edge_shift=shift).to(dtype=dtype)
 
 
 @pytest.fixture(scope="session")

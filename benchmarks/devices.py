@@ -36,9 +36,9 @@ from machine import machine
 
 from matscale.core.errors import MatscaleError
 from matscale.core.threads import usable_cores
-from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.compute import configured, describe, device_of, memory_bytes
 from matscale.core.train.learner import Learner
+from matscale.core.train.optimizer.accumulation import Accumulation
 from matscale.core.train.options import configuration, given
 from matscale.core.train.processes.world import World
 from matscale.core.train.setup import prepare

@@ -56,7 +56,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.model.sphere.tensor import parts_from_tensor
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, load_fairchem
 

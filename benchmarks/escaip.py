@@ -44,7 +44,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 from matscale.plugins.escaip import EScAIP, EScAIPConfig, graph
 from matscale.plugins.escaip.fairchem.names import load_fairchem
 

@@ -20,9 +20,9 @@ from machine import machine
 from matscale.core.flops import cost_of, peak_of
 from matscale.core.hosting.host import get, host
 from matscale.core.runs.config import TrainConfig
-from matscale.core.train.accumulation import Accumulation, StepBatches
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LabelObjective
+from matscale.core.train.optimizer.accumulation import Accumulation, StepBatches
 from matscale.core.train.processes.world import World
 from matscale.core.train.session import cost_of_setup, probes_of_setup
 from matscale.core.train.setup import prepare, resolved

@@ -28,7 +28,7 @@ from matscale.core.hosting.host import host
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.outputs import model_outputs
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 
 NAMES = ("fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip")
 

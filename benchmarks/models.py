@@ -54,7 +54,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.model.architecture import Architecture, DatasetInfo
 from matscale.core.model.outputs import model_outputs
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 from matscale.plugins import gemnet, schnet
 from matscale.plugins.gemnet.fairchem.names import state_from_fairchem
 

@@ -33,7 +33,7 @@ from matscale.core.model.architecture import Architecture, ArchitectureConfig, D
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import OptimizerConfig
 from matscale.core.runs.files import called
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 from matscale.core.units import parse_count
 
 ZOO = Path(__file__).parents[1] / "examples" / "zoo.toml"

@@ -17,8 +17,8 @@ from forks import FORKS
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.hosting.host import host
 from matscale.core.model.outputs import Outputs
-from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.learner import Learner
+from matscale.core.train.optimizer.accumulation import Accumulation
 from matscale.core.train.processes.sharding import whole
 from matscale.core.train.processes.world import World
 from matscale.core.train.setup import prepare, resolved

@@ -17,7 +17,7 @@ import ground  # noqa: E402
 from machine import processor  # noqa: E402
 
 from matscale.core.runs.config import OptimizerConfig  # noqa: E402
-from matscale.core.train.optim import adamw  # noqa: E402
+from matscale.core.train.optimizer.optim import adamw  # noqa: E402
 
 SERVED = """
 import sys

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SENSITIVE = {
-    "tests/cli/test_use_commands.py": "beside_the_baselines",
+    "tests/cli/use/test_use_commands.py": "beside_the_baselines",
     "tests/core/baselines/test_baselines.py": "order_of_the_training_part or to_the_last_bit",
     "tests/core/train/test_resume.py": "bit_for_bit and springs-17",
     "tests/core/train/test_loss.py": "round_trip_bit_for_bit",

@@ -18,8 +18,8 @@ from matscale.core.filenames import file_name
 from matscale.core.runs.config import BatchConfig, BudgetConfig, TrainConfig
 from matscale.core.study.config import Study
 from matscale.core.study.plan import name, plan
-from matscale.core.train import accumulation
-from matscale.core.train.accumulation import steps_of
+from matscale.core.train.optimizer import accumulation
+from matscale.core.train.optimizer.accumulation import steps_of
 
 
 def study(folder, text):

@@ -8,8 +8,8 @@ from test_pretended_gpu import settings, takes_pretended_weights
 
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.hosting.host import host
-from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.learner import Learner
+from matscale.core.train.optimizer.accumulation import Accumulation
 from matscale.core.train.origin.source import prepare_model
 from matscale.core.train.processes.world import World
 from matscale.core.train.running_metrics import RunningMetrics

@@ -26,9 +26,9 @@ COMMANDS = {
     "doctor": ("matscale.cli.doctor:doctor", "Examine this machine and installation."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
     "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
-    "evaluate": ("matscale.cli.evaluate:evaluate", "Errors of trained models on a dataset."),
-    "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
-    "view": ("matscale.cli.view:view", "Look at predictions: parity, structures, forces, as one HTML page."),
+    "evaluate": ("matscale.cli.use.evaluate:evaluate", "Errors of trained models on a dataset."),
+    "predict": ("matscale.cli.use.predict:predict", "Predictions of a trained model for structures in a file."),
+    "view": ("matscale.cli.use.view:view", "Look at predictions: parity, structures, forces, as one HTML page."),
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }

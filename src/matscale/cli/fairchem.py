@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from matscale.cli.use import checkpoint_option, run_argument
+from matscale.cli.use.options import checkpoint_option, run_argument
 
 
 @click.group("import")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from matscale.cli.estimate import show
+from matscale.cli.options import launcher_option, quiet_option, workers_option
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.runs import spending
-from matscale.cli.types import Amount, PluginName
+from matscale.cli.types import Amount
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
-@click.option(
-    "--launcher",
-    type=PluginName("register_launchers", "launcher"),
-    default="local",
-    show_default=True,
-    help="Launcher of the runs: local, slurm, command, hyperqueue, or one of a plugin.",
-)
+@launcher_option
 @click.option(
     "--set",
     "assignments",
@@ -43,9 +38,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True),
     help="With --dry-run: assumed share of the peak, in place of timed steps.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."
-)
+@workers_option
 @click.option(
     "--no-wait", is_flag=True, help="Submit the runs that are ready and return, with a launcher whose jobs go on."
 )
@@ -62,7 +55,7 @@ if TYPE_CHECKING:
     "--next", "count", type=click.IntRange(1), metavar="K", help="With --adaptive: runs per batch.  [default: 4]"
 )
 @click.option("--budget", type=Amount(), help="With --adaptive: FLOPs of all runs together.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@quiet_option
 def sweep(
     study: Path,
     launcher: str,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.options import quiet_option, with_options
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.progress.text import pretrained
 from matscale.cli.text import errors_table
@@ -21,73 +21,67 @@ if TYPE_CHECKING:
     from matscale.core.runs.config import TrainConfig
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that configure a run to a command: architecture, size, data, budget and so on."""
-    options = (
-        click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
-        click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
-        click.option(
-            "--params",
-            type=ParameterCount(),
-            help="Rung of the size ladder nearest to 30k, 1M, ... parameters, embeddings included.",
-        ),
-        click.option("--data", help="Packed dataset: a path or a name.  [default: emt]"),
-        click.option(
-            "--config",
-            "file",
-            type=click.Path(path_type=Path),
-            help="TOML file; config.toml of a run repeats that run.",
-        ),
-        click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration."
-        ),
-        click.option(
-            "--from",
-            "start",
-            type=click.Path(path_type=str),
-            metavar="RUN",
-            help="Fine-tune the model of another run, with its architecture.",
-        ),
-        click.option(
-            "--partial", is_flag=True, default=None, help="With --from: use the weights that fit, and list the others."
-        ),
-        click.option(
-            "--references",
-            type=click.Choice(["auto", "keep", "refit"]),
-            help="With --from: keep its element references, or correct them for the new data.  [default: auto]",
-        ),
-        click.option(
-            "--pretrain",
-            type=click.Choice(["distances", "denoise"]),
-            help="Pre-train without labels; fine-tune this run with --from.",
-        ),
-        click.option(
-            "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
-        ),
-        click.option("--steps", type=click.IntRange(1), help="Optimizer steps."),
-        click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h."),
-        click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15."),
-        click.option("--lr", type=float, help="Highest learning rate."),
-        click.option(
-            "--batch",
-            type=CountOrAuto("structures", "as many as fit in memory"),
-            help="Structures in a batch, or auto: as many of the largest as fit in memory.",
-        ),
-        click.option("--seed", type=click.IntRange(0), help="Seed of split, weights, order and dropout.  [default: 0]"),
-        click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
-        click.option(
-            "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]"
-        ),
-        click.option(
-            "--overfit",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Train and validate on the same N structures, as a check.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+training_options = with_options(
+    click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
+    click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
+    click.option(
+        "--params",
+        type=ParameterCount(),
+        help="Rung of the size ladder nearest to 30k, 1M, ... parameters, embeddings included.",
+    ),
+    click.option("--data", help="Packed dataset: a path or a name.  [default: emt]"),
+    click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        help="TOML file; config.toml of a run repeats that run.",
+    ),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration."
+    ),
+    click.option(
+        "--from",
+        "start",
+        type=click.Path(path_type=str),
+        metavar="RUN",
+        help="Fine-tune the model of another run, with its architecture.",
+    ),
+    click.option(
+        "--partial", is_flag=True, default=None, help="With --from: use the weights that fit, and list the others."
+    ),
+    click.option(
+        "--references",
+        type=click.Choice(["auto", "keep", "refit"]),
+        help="With --from: keep its element references, or correct them for the new data.  [default: auto]",
+    ),
+    click.option(
+        "--pretrain",
+        type=click.Choice(["distances", "denoise"]),
+        help="Pre-train without labels; fine-tune this run with --from.",
+    ),
+    click.option(
+        "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Optimizer steps."),
+    click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h."),
+    click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15."),
+    click.option("--lr", type=float, help="Highest learning rate."),
+    click.option(
+        "--batch",
+        type=CountOrAuto("structures", "as many as fit in memory"),
+        help="Structures in a batch, or auto: as many of the largest as fit in memory.",
+    ),
+    click.option("--seed", type=click.IntRange(0), help="Seed of split, weights, order and dropout.  [default: 0]"),
+    click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
+    click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]"),
+    click.option(
+        "--overfit",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Train and validate on the same N structures, as a check.",
+    ),
+)
+"""Options that configure a run: architecture, size, data, budget and so on."""
 
 
 @click.command()
@@ -108,7 +102,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     default=0,
     help="With --devices: how often to start again after a process died.  [default: 0]",
 )
-@click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@quiet_option
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
 def train(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matscale.cli.options import launcher_option, quiet_option, workers_option
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import aligned
-from matscale.cli.types import ArchitectureName, CommaSeparated, Pairs, ParameterCount, PluginName
+from matscale.cli.types import ArchitectureName, CommaSeparated, Pairs, ParameterCount
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,17 +50,9 @@ if TYPE_CHECKING:
     multiple=True,
     help="Columns of a TABLE: n=params,d=tokens,loss=val_loss,lr=lr,batch=bsz.",
 )
-@click.option(
-    "--launcher",
-    type=PluginName("register_launchers", "launcher"),
-    default="local",
-    show_default=True,
-    help="Launcher of the runs: local, slurm, hyperqueue, or one of a plugin.",
-)
-@click.option(
-    "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."
-)
-@click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@launcher_option
+@workers_option
+@quiet_option
 @click.pass_context
 def tune(
     ctx: click.Context,

@@ -17,8 +17,8 @@ import tiny
 from matscale.core.errors import ConfigError, PeerLost
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
-from matscale.core.train.accumulation import Accumulation
 from matscale.core.train.learner import Learner
+from matscale.core.train.optimizer.accumulation import Accumulation
 from matscale.core.train.processes.world import World
 from matscale.core.train.session import train
 

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.config import BudgetConfig, OptimizerConfig, ScheduleConfig
-from matscale.core.train.average import Average
-from matscale.core.train.optim import adamw, decays, load_optimizer_tensors, optimizer_tensors, set_lr
-from matscale.core.train.schedule import Budget, lr_factor
+from matscale.core.train.optimizer.average import Average
+from matscale.core.train.optimizer.optim import adamw, decays, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.optimizer.schedule import Budget, lr_factor
 
 COSINE = ScheduleConfig()
 

@@ -16,7 +16,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import MatscaleError
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.optim import adamw
+from matscale.core.train.optimizer.optim import adamw
 from matscale.plugins.eqv2 import EqV2, fast, graph
 from matscale.plugins.eqv2.fast import sizes
 from matscale.plugins.eqv2.fast.edges import sorted_edges

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.options import with_options
 from matscale.cli.types import Pairs
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from matscale.core.scaling.tables.table import Table
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 BASELINES = (
     click.option(
@@ -69,6 +68,28 @@ class Input:
         return table
 
 
+_INPUT = with_options(
+    click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
+    click.option(
+        "--map",
+        "columns",
+        type=Pairs(),
+        multiple=True,
+        help="Columns by our names: n=params,d=tokens,c=flops,loss=val_loss; also arch, seed, run, step, u, s, e. "
+        "Of runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
+    ),
+    click.option("--where", type=Pairs(), multiple=True, help="Rows of a table to use: router_type=Dense."),
+    click.option(
+        "--target",
+        default="loss",
+        show_default=True,
+        help="What is fitted: loss, energy, forces, stress, or a column.",
+    ),
+    *BASELINES,
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+)
+
+
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of `Input` to a command, whose first argument is then an `Input` with their values."""
 
@@ -76,49 +97,21 @@ def input_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_input(**values: Any) -> None:
         command(Input(**{field.name: values.pop(field.name) for field in fields(Input)}), **values)
 
-    return _with_options(
-        with_input,
-        click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
-        click.option(
-            "--map",
-            "columns",
-            type=Pairs(),
-            multiple=True,
-            help="Columns by our names: n=params,d=tokens,c=flops,loss=val_loss; also arch, seed, run, step, u, s, e. "
-            "Of runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
-        ),
-        click.option("--where", type=Pairs(), multiple=True, help="Rows of a table to use: router_type=Dense."),
-        click.option(
-            "--target",
-            default="loss",
-            show_default=True,
-            help="What is fitted: loss, energy, forces, stress, or a column.",
-        ),
-        *BASELINES,
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    )
+    return _INPUT(with_input)
 
 
-def _with_options(command: F, *options: Callable[[F], F]) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def sampled(command: F) -> F:
-    """Add the options --checkpoint, --samples and --seed to a command, for the points and bootstrap of joint laws."""
-    return _with_options(
-        command,
-        click.option(
-            "--checkpoint",
-            type=click.Choice(["last", "best", "all"]),
-            default="last",
-            show_default=True,
-            help="Which step of a run counts in joint laws.",
-        ),
-        SAMPLES,
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
-    )
+sampled = with_options(
+    click.option(
+        "--checkpoint",
+        type=click.Choice(["last", "best", "all"]),
+        default="last",
+        show_default=True,
+        help="Which step of a run counts in joint laws.",
+    ),
+    SAMPLES,
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
+)
+"""Options --checkpoint, --samples and --seed: the points and the bootstrap of joint laws."""
 
 
 def only(table: Table, architectures: tuple[str, ...]) -> Table:

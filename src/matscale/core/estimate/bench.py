@@ -36,9 +36,9 @@ from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
 from matscale.core.runs.trained_potential import architecture_of, restored
-from matscale.core.train.accumulation import StepBatches
 from matscale.core.train.compute import autocast, configured, describe, device_of, memory_bytes
 from matscale.core.train.learner import Learner
+from matscale.core.train.optimizer.accumulation import StepBatches
 from matscale.core.train.origin.source import prepare_model
 from matscale.core.train.processes.world import World
 from matscale.core.train.recorder import now

@@ -14,11 +14,11 @@ from matscale.core.files import scratch
 from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint
-from matscale.core.train.accumulation import Accumulation, StepBatches
 from matscale.core.train.compute import configured
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import Objective
+from matscale.core.train.optimizer.accumulation import Accumulation, StepBatches
 from matscale.core.train.processes.world import World
 from matscale.core.train.setup import Setup
 

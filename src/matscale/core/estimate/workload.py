@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import BatchShape
 from matscale.core.data.loader import Loader
 from matscale.core.data.store.edge_cache import open_cache
-from matscale.core.train.accumulation import steps_of
+from matscale.core.train.optimizer.accumulation import steps_of
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048

@@ -19,11 +19,11 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.config import TrainConfig
-from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.loss import Objective
 from matscale.core.train.memory import memory_for
-from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.optimizer.average import Average
+from matscale.core.train.optimizer.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 from matscale.core.train.processes.partial_objective import PartialObjective
 from matscale.core.train.processes.sharding import gathered, placed, whole
 from matscale.core.train.processes.world import World

@@ -19,13 +19,13 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.progress import StepStatus
 from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.record import validation_loss
-from matscale.core.train.accumulation import Accumulation, StepBatches, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
+from matscale.core.train.optimizer.accumulation import Accumulation, StepBatches, steps_of
+from matscale.core.train.optimizer.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.recorder import Recorder, Samples
 from matscale.core.train.running_metrics import RunningMetrics
-from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
 from matscale.core.train.state import TrainingState, seed_step
 from matscale.core.train.stop import StopRequest

@@ -13,7 +13,7 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Kept, Run
 from matscale.core.runs.resumable import check_training_state
-from matscale.core.train.schedule import Budget
+from matscale.core.train.optimizer.schedule import Budget
 
 
 def continues(kept: Kept, config: TrainConfig) -> bool:

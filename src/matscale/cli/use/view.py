@@ -8,16 +8,8 @@ from typing import Any
 
 import click
 
-from matscale.cli.evaluate import (
-    AVERAGED,
-    batch_option,
-    data_option,
-    evaluated,
-    runs_argument,
-    split_option,
-    weights_option,
-)
-from matscale.cli.use import checkpoint_option, device_option, dtype_option, net_force_option
+from matscale.cli.use.evaluate import AVERAGED, evaluated
+from matscale.cli.use.options import data_option, evaluation_options, runs_argument
 from matscale.core.errors import ConfigError
 from matscale.core.files import write_text
 
@@ -34,15 +26,7 @@ from matscale.core.files import write_text
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random structures.")
 @click.option("--gif", type=click.Path(path_type=Path, dir_okay=False),
               help="Also write the first structure over the stored steps as an animated GIF.")  # fmt: skip
-@split_option
-@checkpoint_option
-@weights_option
-@batch_option
-@device_option
-@dtype_option
-@net_force_option
-@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that a model cannot predict.")
-@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the errors of baselines, too.")
+@evaluation_options
 def view(
     runs: tuple[Path, ...],
     data: str | None,

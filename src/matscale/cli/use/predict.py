@@ -1,4 +1,4 @@
-"""`matscale predict`: predictions of a trained model, and the options that commands on trained models share."""
+"""`matscale predict`: predictions of a trained model for structures in a file."""
 
 from __future__ import annotations
 
@@ -9,26 +9,13 @@ import click
 
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.types import limit_option
-
-run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-checkpoint_option = click.option(
-    "--checkpoint",
-    default="best",
-    show_default=True,
-    metavar="best|last|STEP",
-    help="Checkpoint; its averaged weights are used if there are any.",
-)
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU if there is one."
-)
-dtype_option = click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), help="Arithmetic of the model.  [default: as trained]"
-)
-
-net_force_option = click.option(
-    "--zero-net-force",
-    is_flag=True,
-    help="Subtract the mean force of each structure: direct forces do not sum to zero otherwise.",
+from matscale.cli.use.options import (
+    batch_option,
+    checkpoint_option,
+    device_option,
+    dtype_option,
+    net_force_option,
+    run_argument,
 )
 
 
@@ -37,7 +24,7 @@ net_force_option = click.option(
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="extxyz file to write.")
 @checkpoint_option
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
+@batch_option
 @device_option
 @dtype_option
 @click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
-from matscale.cli.data_make import fetch, make
+from matscale.cli.data.make import fetch, make
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import ConfigError, DataError

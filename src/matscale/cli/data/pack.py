@@ -1,4 +1,4 @@
-"""`matscale data`: make, pack, inspect and fetch datasets."""
+"""`matscale data pack`, `join` and `info`: pack files into a dataset, and print what a packed dataset contains."""
 
 from __future__ import annotations
 
@@ -10,33 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matscale.cli.lazy import LazyGroup
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import aligned
 from matscale.cli.types import PartOf, limit_option
 from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
-    from matscale.core.data.references import References
     from matscale.core.data.store.manifest import Manifest
 
 FOLDER = click.Path(path_type=Path)
 N_WORKERS = usable_cores()
 
-ELSEWHERE = {
-    "make": ("matscale.cli.data_make:make", "Make a dataset: crystals, rattled and heated, labelled by a potential."),
-    "fetch": ("matscale.cli.data_make:fetch", "Download and pack a published dataset."),
-    "stats": ("matscale.cli.data_stats:stats", "Moments and histograms by source and split."),
-}
-"""Location of each command (`module:name`) and its line of help, by the name of the command; modules load on use."""
 
-
-@click.group(cls=LazyGroup, elsewhere=ELSEWHERE)
-def data() -> None:
-    """Make, pack, inspect and fetch datasets."""
-
-
-@data.command()
+@click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=FOLDER)
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the packed dataset.")
 @click.option(
@@ -115,7 +101,7 @@ def pack(
     _show(out, packed.manifest, as_json)
 
 
-@data.command()
+@click.command()
 @click.argument("out", metavar="DIR", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def join(out: Path, as_json: bool) -> None:
@@ -131,7 +117,7 @@ def join(out: Path, as_json: bool) -> None:
     _show(out, packed.manifest, as_json)
 
 
-@data.command()
+@click.command()
 @click.argument("dataset", metavar="DIR")
 @click.option("--verify", is_flag=True, help="Read all files and compare their SHA-256 with the manifest's.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -170,7 +156,7 @@ def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
     for note, n in _notes(manifest).most_common(30):
         click.echo(f"note: {note} ({n:,} structures)")
     if manifest.isolated_atoms:
-        click.echo(_isolated(manifest))
+        click.echo(isolated(manifest))
     if manifest.rejected or manifest.filtered:
         click.echo(
             f"{manifest.rejected:,} structures could not be used and {manifest.filtered:,} were filtered out: "
@@ -179,7 +165,8 @@ def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
     click.echo(f"hash: {manifest.hash}")
 
 
-def _isolated(manifest: Manifest) -> str:
+def isolated(manifest: Manifest) -> str:
+    """Sentence with the energies of the isolated atoms that a dataset has beside its structures."""
     energies = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in manifest.isolated_atoms.items())
     return f"isolated atoms [eV], not among the structures: {energies} (not used as references, which are fitted)"
 
@@ -195,48 +182,6 @@ def _labels(manifest: Manifest) -> str:
     n = max(manifest.n_structures, 1)
     shares = (f"{label} {count:,} ({100 * count / n:.4g} %)" for label, count in manifest.labels.items())
     return ", ".join(shares) + (f"; by {manifest.labels_by}" if manifest.labels_by else "")
-
-
-@data.command()
-@click.argument("dataset", metavar="DIR")
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
-              help="Fit on the training part of this split only, as training does.  [default: all]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
-def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
-    """Fit element reference energies to the dataset DIR, and print how well they predict held-out structures."""
-    import numpy as np  # start-up: torch
-
-    from matscale.core.data.references import fit_references
-    from matscale.core.data.split import split
-    from matscale.core.data.store.packed import PackedDataset
-
-    opened = PackedDataset.open(resolve(dataset))
-    indices = np.arange(len(opened)) if validation is None else split(opened, validation, seed).train
-    fitted = fit_references(opened, indices)
-    click.echo(fitted.to_json() if as_json else _reference_table(fitted, opened.manifest))
-
-
-def _reference_table(fitted: References, manifest: Manifest) -> str:
-    from ase.data import atomic_numbers, chemical_symbols  # start-up: ase
-
-    rows = [("element", "Z", "eV/atom", "atoms in dataset")]
-    for z in fitted.elements:
-        symbol = chemical_symbols[z]
-        rows.append((symbol, str(z), f"{fitted.values[z]:.6f}", f"{manifest.elements.get(symbol, 0):,}"))
-    lines = [
-        aligned(rows, right=(1, 2, 3)),
-        f"fitted on {fitted.n_structures:,} structures; left over: {1000 * fitted.residual_rms:.1f} meV/atom (rms)",
-        *fitted.judged(),
-        f"rank {fitted.rank} of {len(fitted.elements)} elements"
-        + (": only sums over compositions like these are determined" if fitted.rank < len(fitted.elements) else ""),
-    ]
-    unseen = fitted.unseen(atomic_numbers[symbol] for symbol in manifest.elements)
-    if manifest.isolated_atoms:
-        lines.append(_isolated(manifest))
-    if unseen:
-        lines.append(f"not seen, reference 0: {' '.join(chemical_symbols[z] for z in unseen)}")
-    return "\n".join(lines)
 
 
 def resolve(name: str) -> Path:

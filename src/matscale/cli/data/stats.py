@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from matscale.cli.data import resolve
+from matscale.cli.data.pack import resolve
 from matscale.cli.text import aligned
 from matscale.core.errors import DataError
 from matscale.core.files import write_text

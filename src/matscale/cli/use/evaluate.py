@@ -12,7 +12,7 @@ import click
 
 from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import COLUMNS, aligned, cell, errors_table
-from matscale.cli.use import checkpoint_option, device_option, dtype_option, net_force_option
+from matscale.cli.use.options import data_option, evaluation_options, runs_argument
 from matscale.core.files import finite
 
 if TYPE_CHECKING:
@@ -31,47 +31,17 @@ MORE = {
 SHOWN = 40
 """Largest number of groups in a table; JSON has all."""
 
-runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-split_option = click.option(
-    "--split",
-    "which",
-    type=click.Choice(["auto", "validation", "train", "all"]),
-    default="auto",
-    show_default=True,
-    help="Part to measure on; auto: the run's validation part of its own dataset, all of any other.",
-)
-data_option = click.option(
-    "--data", help="Packed dataset (a path or a name), or a file of structures.  [default: that of the run]"
-)
-weights_option = click.option(
-    "--weights",
-    type=click.Choice(["auto", "average", "raw"]),
-    default="auto",
-    show_default=True,
-    help="Weights of the checkpoint; auto: their moving average (EMA) if the run kept one.",
-)
-batch_option = click.option(
-    "--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch."
-)
 AVERAGED = {"auto": None, "average": True, "raw": False}
 
 
 @click.command()
 @runs_argument
 @data_option
-@split_option
 @click.option("--by", multiple=True, type=click.Choice(WAYS), help="Errors of each group, too; may be repeated.")
 @click.option(
     "--worst", type=click.IntRange(0), default=5, show_default=True, help="Structures with the largest loss to list."
 )
-@checkpoint_option
-@weights_option
-@batch_option
-@device_option
-@dtype_option
-@net_force_option
-@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that a model cannot predict.")
-@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the errors of baselines, too.")
+@evaluation_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by model.")
 def evaluate(
     runs: tuple[Path, ...], data: str | None, by: tuple[str, ...], worst: int, as_json: bool, **options: Any

@@ -1,0 +1,1 @@
+"""`matscale predict`, `evaluate` and `view`: commands on trained models."""

@@ -332,6 +332,12 @@ def test_tune_writes_a_law_that_a_study_takes(
     assert "no interval: fewer than three sizes" in sentence
     plan = planned(tmp_path, alloys.path, lr="lr.toml", seeds=[0])
     assert plan.runs[0].config.optimizer.lr == pytest.approx(float(row.split()[1]), rel=1e-2)
+    kept = tmp_path / f"studies/tune-fcn-{alloys.path.name}-{alloys.hash[:8]}"
+    assert {one["status"] for one in rows(kept)} == {"completed"}
+    trained = {path: path.stat().st_mtime_ns for path in kept.glob("runs/*/run.json")}
+    again = run("tune", "--arch", "fcn", "--params", "1k", "--data", alloys.path, "-o", "lr.toml", *grid, *fast)
+    assert again.stdout == result.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept.glob("runs/*/run.json")} == trained
 
 
 @pytest.mark.parametrize(

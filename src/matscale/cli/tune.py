@@ -77,8 +77,8 @@ def tune(
 
     With several --epochs, the law is LR(N, D), where D is the number of structures seen. With several --batch as well,
     there is also a law of the batch size. A study uses the law with `lr = "lr.toml"`. The runs are kept in
-    studies/tune-ARCH, so that the same command trains only missing runs. With RUNS or a TABLE of learning rates that
-    were tried already, nothing is trained.
+    studies/tune-ARCH-DATA-HASH, one folder for each architecture and dataset, so that the same command trains only
+    missing runs. With RUNS or a TABLE of learning rates that were tried already, nothing is trained.
     """
     from matscale.core.config import override  # start-up: torch
     from matscale.core.scaling.dials.trials import read_trials
@@ -104,12 +104,14 @@ def tune(
         raise ConfigError("--batch: batch sizes are compared at equal data. Set the length by --epochs, not --steps.")
     if workers is not None and launcher != "local":
         raise ConfigError("--workers works only with --launcher local.")
-    base = {"output": str(default_output(arch)), "data": {"path": data}, "seeds": list(seeds)}
+    base = {"data": {"path": data}, "seeds": list(seeds)}
     tunings = [
         Tuning(arch, params, lowest, highest, batch or (), {**base, "set": override({}, assignments), "budget": budget})
         for budget in ([{"steps": steps}] if steps else [{"epochs": length} for length in epochs or (10,)])
     ]
-    results = _trained(tunings, launcher, workers, quiet)
+    with reporter(quiet) as progress:
+        folder = default_output(arch, data, progress)
+    results = _trained([tuning.within(folder) for tuning in tunings], folder, launcher, workers, quiet)
     found = of_tuned(results)
     write_lr_law(output, arch, found.lr_law)
     click.echo(_table(results))
@@ -130,16 +132,15 @@ def _refuse_training(ctx: click.Context) -> None:
         raise ConfigError(f"{listed}: has no effect with RUNS or a TABLE, which are trained already. Leave it out.")
 
 
-def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
-    """Train the runs of all tunings in one folder, with one pool of workers, and return the results."""
+def _trained(tunings: list[Tuning], folder: Path, launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
+    """Train the runs of all tunings in `folder`, with one pool of workers, and return the results."""
     from matscale.core.hosting.host import host  # start-up: torch
     from matscale.core.study.sweep import Sweep
-    from matscale.core.study.tune import default_output
     from matscale.core.study.tune import tune as start
 
     chosen = host().launcher(launcher)
     options = chosen.options.parse({} if workers is None else {"workers": workers}, launcher)
-    with closing(chosen.open(options, default_output(tunings[0].architecture).resolve())) as pool:
+    with closing(chosen.open(options, folder.resolve())) as pool:
 
         def do(plan: StudyPlan) -> None:
             with reporter(quiet) as progress:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from matscale.core.scaling.dials.tuned_law import of_tuned
 from matscale.core.study.lr_law import LRLaw, read_lr_law, write_lr_law
 from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import lay_out
-from matscale.core.study.tune import Tuned, Tuning, best_batch, tune
+from matscale.core.study.tune import Tuned, Tuning, best_batch, default_output, tune
 from studies import completed
 
 EXPONENT, AT_ONE = -0.3, 0.1
@@ -87,6 +89,17 @@ def test_what_was_trained_before_is_not_trained_again(tmp_path: Path, data: Path
     assert tune(tuning(tmp_path, data), first) == tune(tuning(tmp_path, data), second)
     assert first.trained > 10
     assert second.trained == 0
+
+
+def test_two_datasets_of_one_name_do_not_share_the_folder_of_a_tuning(tmp_path: Path, data: Path, alloys: Any) -> None:
+    first, second = tmp_path / "a" / "packed", tmp_path / "b" / "packed"
+    shutil.copytree(data, first)
+    shutil.copytree(alloys.path, second)
+    folders = [default_output("fcn", str(path)) for path in (first, second)]
+    assert [folder.name[:16] for folder in folders] == ["tune-fcn-packed-"] * 2
+    assert folders[0] != folders[1]
+    assert default_output("fcn", str(shutil.copytree(first, tmp_path / "c" / "packed"))) == folders[0]
+    assert default_output("other:fcn", str(first)) != folders[0]
 
 
 def test_the_best_batch_is_found_and_stands_in_the_law(tmp_path: Path, data: Path) -> None:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from matscale.core.data.named.catalog import resolve as locate
+from matscale.core.data.store.manifest import Manifest
 from matscale.core.errors import ConfigError, MatscaleError, NonFiniteLossError
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.record import validation_loss
 from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
@@ -47,7 +50,7 @@ class Tuning:
     batches: tuple[int, ...] = ()
     """Batch sizes in structures to choose from; empty: that of the configuration."""
     base: dict[str, Any] = field(default_factory=dict)
-    """Keys of the study file: data, seeds, budget, set, output."""
+    """Keys of the study file: name, output, data, seeds, budget, set."""
 
     def __post_init__(self) -> None:
         if not self.params:
@@ -58,6 +61,10 @@ class Tuning:
             raise ConfigError(
                 f"The learning rates go from {self.lowest:g} to {self.highest:g}: they must start above 0 and increase."
             )
+
+    def within(self, folder: Path) -> Tuning:
+        """Same search, whose runs are kept in `folder`."""
+        return replace(self, base={**self.base, "name": folder.name, "output": str(folder)})
 
     def grid(self) -> list[float]:
         """Learning rates of the first grid, rounded to two digits."""
@@ -120,7 +127,7 @@ def tune(tuning: Tuning, do: Do) -> list[Tuned]:
 def _trained(tuning: Tuning, rates: dict[Key, list[float]], do: Do) -> dict[Key, list[PlannedRun]]:
     """Train all sizes in one study, so that no worker waits for one of the sizes."""
     grids = [_grid(tuning.architecture, *key, lrs) for key, lrs in rates.items()]
-    values = {"name": f"tune-{tuning.architecture}", **tuning.base, "architectures": grids}
+    values = {"name": "tune", **tuning.base, "architectures": grids}
     planned = plan(Study.parse(values, "tune"))
     do(planned)
     return {key: [run for run in planned.runs if _is_of(run, *key)] for key in rates}
@@ -223,6 +230,12 @@ def best_batch(results: Sequence[Tuned]) -> int | None:
     return min(batches, key=mean)
 
 
-def default_output(architecture: str) -> Path:
-    """Default folder for the runs of a tuning; the next tuning finds them there and trains only missing runs."""
-    return Path("studies") / f"tune-{architecture}"
+def default_output(architecture: str, data: str, progress: Reporter = SILENT) -> Path:
+    """Default folder for the runs of a tuning; the next tuning on the same data trains only missing runs in it.
+
+    The name ends with the first digits of the dataset's hash, so that no two datasets share a folder. A dataset that is
+    given by name is made or downloaded first. Raises DataError if there is no such dataset.
+    """
+    located = locate(data, progress)
+    called = Path(data).name or located.resolve().name
+    return Path("studies") / f"tune-{architecture.replace(':', '-')}-{called}-{Manifest.read(located).hash[:8]}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,19 @@ def test_the_help_of_a_subcommand_does_not_wait_for_torch(arguments: tuple[str, 
     assert result.returncode == 0
     assert "-h, --help" in result.stdout
     assert "torch" not in imported(result)
+
+
+def test_a_list_of_models_that_is_known_imports_and_builds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATSCALE_CACHE", str(tmp_path))
+    monkeypatch.setenv("MATSCALE_NO_PLUGINS", "1")
+    monkeypatch.setenv("MATSCALE_BLOCK_PLUGINS", "eqv2,eqv3,esen,escaip,gemnet,transformer")  # they are slow to import
+    first, second = probe("models", "list", "--json"), probe("models", "list", "--json")
+    assert "torch" in imported(first)
+    assert imported(second) == []
+    assert second.stdout == first.stdout
+    assert {row["name"] for row in json.loads(second.stdout)} == {"fcn", "schnet", "transformer-periodic"}
 
 
 def test_the_version_is_the_packages() -> None:

@@ -31,14 +31,18 @@ def list_models(sizes: bool, as_json: bool) -> None:
     Each row is the default configuration of an architecture, with its paper. FLOPs are those of a training step
     (forward, loss, backward) per atom of an fcc crystal in which each atom of a radius graph has 42 neighbours. With
     --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
-    """
-    from matscale.core.hosting.host import host  # start-up: packaging
 
-    rows = [
-        _row(host(), architecture, config)
-        for architecture in host().architectures()
-        for config in _configs(architecture, sizes)
-    ]
+    The table is kept in the cache folder (MATSCALE_CACHE) until matscale, a plugin or another package changes.
+    """
+    from matscale.core.data.named import cache  # start-up: packaging
+    from matscale.core.hosting.host import host
+    from matscale.core.hosting.remembered import remembered
+
+    def ask() -> list[dict[str, Any]]:
+        return [_row(host(), found, config) for found in host().architectures() for config in _configs(found, sizes)]
+
+    file = cache.folder() / f"models{'-sizes' if sizes else ''}.json"
+    rows = remembered(file, host(), ask, is_whole=lambda rows: all(row["parameters"] for row in rows))
     _note_unavailable(host())
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))

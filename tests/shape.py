@@ -2,6 +2,11 @@
 
 Files and their lines, the fullest folder, circles of imports, places that repeat each other, examples in docstrings.
 `--strict` counts the errors of `mypy --strict`, too, which takes a minute.
+
+Places repeat each other if they share six lines of logic in a row. Rows of a table of constants are no logic and are
+left out. Neither are declarations: a keyword argument on a line of its own whose value is a name, an attribute or a
+constant (`build=build,`), and an annotated field in the body of a class (`n: int = 3`). They are not among the six
+lines, but if some stand between the six, both places have the same ones. "Of the same shape" includes the same.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 LINES = 6
 """Lines from which on two places count as a pair."""
@@ -69,11 +75,39 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[1 : 3 if module.startswith("matscale.core.") else 2])
 
 
-def code_lines(path: Path) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
-    """(line, its tokens, their kinds: names are N, texts and numbers L); rows of a table of constants are left out."""
+class Line(NamedTuple):
+    """Line of code."""
+
+    number: int
+    tokens: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """The tokens, except that names are N, texts and numbers L."""
+    is_declaration: bool
+
+
+def declarations(tree: ast.AST, text: str, rows: Mapping[int, str]) -> set[int]:
+    """Lines of annotated fields of classes, and of keyword arguments without logic that have their line for themselves.
+
+    `rows` has the lines without blanks and comments.
+    """
+    found = set[int]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for row in node.body:
+                if isinstance(row, ast.AnnAssign):
+                    found |= set(range(row.lineno, (row.end_lineno or row.lineno) + 1))
+        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Name | ast.Attribute | ast.Constant):
+            is_alone = rows.get(node.lineno, "").removesuffix(",") == ast.get_source_segment(text, node)
+            found |= {node.lineno} if is_alone else set()
+    return found
+
+
+def code_lines(path: Path) -> list[Line]:
+    """Lines of code of a file; docstrings, imports and rows of a table of constants are left out."""
     text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
     left_out = set[int]()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if is_text or isinstance(node, ast.Import | ast.ImportFrom):
             left_out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
@@ -87,10 +121,11 @@ def code_lines(path: Path) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]
             kind = "N" if is_name else "L" if is_literal else token.string
             tokens[token.start[0]].append((token.string, kind))
     rows = {line for line, found in tokens.items() if not any(k == "N" or k in _STATEMENTS for _, k in found)}
+    declared = declarations(tree, text, {line: "".join(t for t, _ in found) for line, found in tokens.items()})
     return [
-        (line, tuple(t for t, _ in found), tuple(k for _, k in found))
-        for line, found in sorted(tokens.items())
-        if line not in rows
+        Line(number, tuple(t for t, _ in found), tuple(k for _, k in found), number in declared)
+        for number, found in sorted(tokens.items())
+        if number not in rows
     ]
 
 
@@ -99,17 +134,19 @@ def pairs(files: list[Path], of_shape: bool) -> int:
     places: dict[Hashable, list[tuple[int, int]]] = defaultdict(list)
     for number, path in enumerate(files):
         lines = code_lines(path)
-        for start in range(len(lines) - LINES + 1):
-            window = lines[start : start + LINES]
-            if sum(len(tokens) for _, tokens, _ in window) < 4 * LINES:  # brackets and single words
+        logic = [place for place, line in enumerate(lines) if not line.is_declaration]
+        for start, (first, last) in enumerate(zip(logic, logic[LINES - 1 :])):
+            window = lines[first : last + 1]
+            words = sum(len(line.tokens) for line in window if not line.is_declaration)
+            if words < 4 * LINES:  # brackets and single words
                 continue
             if not of_shape:
-                places[tuple(tokens for _, tokens, _ in window)].append((number, start))
+                places[tuple(line.tokens for line in window)].append((number, start))
                 continue
             names: dict[str, str] = {}
             shape = [
-                tuple(names.setdefault(t, f"N{len(names)}") if k == "N" else k for t, k in zip(tokens, kinds))
-                for _, tokens, kinds in window
+                tuple(names.setdefault(t, f"N{len(names)}") if k == "N" else k for t, k in zip(line.tokens, line.kinds))
+                for line in window
             ]
             places[tuple(shape)].append((number, start))
     found = {pair for same in places.values() for pair in combinations(same, 2)}

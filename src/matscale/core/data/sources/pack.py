@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from matscale.core.data.sources import filters
 from matscale.core.data.sources.find import survey
@@ -54,38 +54,49 @@ class Packed:
     """Whether the folder held this dataset already, so that nothing had to be done."""
 
 
+class PackOptions(TypedDict, total=False):
+    """Options of a packing that determine its dataset."""
+
+    filter: Iterable[str]
+    """Conditions that a structure must meet to be kept: see `filters`."""
+    keys: Keys | None
+    """Names and units of labels in the files."""
+    strict: bool
+    """Whether an error is raised for whatever cannot be used."""
+    precision: str
+    """`float64` or `float32`, of positions and forces."""
+    task_size: int
+    """Structures of a task, that is, of the work of one process at a time."""
+    shard_bytes: int
+    piece_bytes: int
+
+
 def pack(
     sources: Iterable[Path | str],
     out: Path | str,
     *,
-    filter: Iterable[str] = (),
-    keys: Keys | None = None,
     workers: int = 1,
-    strict: bool = False,
-    precision: str = "float64",
     progress: Reporter = SILENT,
     what: str = "Packing",
-    task_size: int = TASK,
-    shard_bytes: int = SHARD_BYTES,
-    piece_bytes: int = PIECE_BYTES,
+    **options: Unpack[PackOptions],
 ) -> Packed:
-    """Pack files and folders into a dataset in `out`.
+    """Pack files and folders into a dataset in `out`; the options are those of `PackOptions`.
 
     If `out` holds this dataset already, nothing is done; an interrupted packing is continued. A structure that cannot
     be used is left out and listed with its reason in `rejected.jsonl`. Raises DataError for labels that contradict each
     other, for sources without a usable structure, if `out` holds another dataset, and, with `strict`, at the first
     structure that cannot be used. Raises ConfigError for an invalid filter.
     """
-    order = _ordered(sources, filter, keys, strict, precision, task_size, shard_bytes, piece_bytes)
+    order = _ordered(sources, **options)
     out = Path(out)
     if (out / FILE).exists() and not _left(out):
-        return _already(out, order.fingerprint, strict)
+        return _already(out, order)
     with _claimed(out, order.fingerprint) as parts:
         if parts is None:
-            return _already(out, order.fingerprint, strict)
-        tasks, total = _plan(order.found, parts, task_size)
+            return _already(out, order)
+        tasks, total = _plan(order.found, parts, order.task_size)
         report = partial(progress.stage, what)
-        results = _run(order.recipe, tasks, range(len(tasks)), parts, workers, strict, total, report)
+        results = _run(order.recipe, tasks, range(len(tasks)), parts, workers, order.strict, total, report)
         manifest = _joined(out, parts, order, results)
     return Packed(manifest, was_there=False)
 
@@ -96,31 +107,25 @@ def pack_part(
     part: int,
     of: int,
     *,
-    filter: Iterable[str] = (),
-    keys: Keys | None = None,
     workers: int = 1,
-    strict: bool = False,
-    precision: str = "float64",
     progress: Reporter = SILENT,
     what: str = "Packing",
-    task_size: int = TASK,
-    shard_bytes: int = SHARD_BYTES,
-    piece_bytes: int = PIECE_BYTES,
+    **options: Unpack[PackOptions],
 ) -> Packed | None:
     """Pack one of `of` parts of a dataset, number `part` counted from 1, into the folder `out` that all parts share.
 
     The parts may be packed at the same time; `join_parts` makes the dataset of them, the same as `pack` makes. Returns
     None, or the dataset if `out` holds it already. The errors are those of `pack`.
     """
-    order = _ordered(sources, filter, keys, strict, precision, task_size, shard_bytes, piece_bytes)
+    order = _ordered(sources, **options)
     out = Path(out)
     with _prepared(out, order.fingerprint) as parts:
         if parts is None:
-            return _already(out, order.fingerprint, strict)
-        tasks, total = _plan(order.found, parts, task_size)
+            return _already(out, order)
+        tasks, total = _plan(order.found, parts, order.task_size)
         write_text(parts / ORDER, json.dumps(sealed({"of": of, **order.plain()})))
     own = range(part - 1, len(tasks), of)
-    _run(order.recipe, tasks, own, parts, workers, strict, total // of, partial(progress.stage, what))
+    _run(order.recipe, tasks, own, parts, workers, order.strict, total // of, partial(progress.stage, what))
     return None
 
 
@@ -133,6 +138,8 @@ class _Order:
     shard_bytes: int
     fingerprint: str
     found: tuple[tuple[Path, Reader], ...] = ()
+    strict: bool = False
+    task_size: int = TASK
 
     def plain(self) -> dict[str, Any]:
         rest = {"passed": self.passed, "shard_bytes": self.shard_bytes, "fingerprint": self.fingerprint}
@@ -156,13 +163,14 @@ class _Order:
 
 def _ordered(
     sources: Iterable[Path | str],
-    filter: Iterable[str],
-    keys: Keys | None,
-    strict: bool,
-    precision: str,
-    task_size: int,
-    shard_bytes: int,
-    piece_bytes: int,
+    *,
+    filter: Iterable[str] = (),
+    keys: Keys | None = None,
+    strict: bool = False,
+    precision: str = "float64",
+    task_size: int = TASK,
+    shard_bytes: int = SHARD_BYTES,
+    piece_bytes: int = PIECE_BYTES,
 ) -> _Order:
     check_precision(precision)
     found, passed = survey(sources)
@@ -177,7 +185,7 @@ def _ordered(
         current(),
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
-    return _Order(recipe, tuple(map(str, passed)), shard_bytes, fingerprint, tuple(found))
+    return _Order(recipe, tuple(map(str, passed)), shard_bytes, fingerprint, tuple(found), strict, task_size)
 
 
 def join_parts(out: Path | str) -> Packed:
@@ -247,14 +255,14 @@ def describe_passed(passed: Sequence[Path | str]) -> str:
     return f"{len(passed)} files were skipped, since no reader knows them ({shown}): {names}"
 
 
-def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
+def _already(out: Path, order: _Order) -> Packed:
     manifest = Manifest.read(out)
-    if manifest.fingerprint != fingerprint:
+    if manifest.fingerprint != order.fingerprint:
         raise DataError(
             f"{out}: holds a dataset that was packed from other files, or with other options. "
             "Choose another folder, or remove this one."
         )
-    if strict and manifest.rejected:
+    if order.strict and manifest.rejected:
         raise DataError(
             f"{out}: {manifest.rejected} structures were left out (--strict); {out / REJECTED} lists them. "
             "Correct them, or leave out --strict."

@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+from matscale.core.inference.columns import Column, column
+
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Format `rows` as a text table with aligned columns; the first row has the headings.
@@ -24,20 +26,20 @@ GPA = 160.2176634
 """Factor from eV/Å³ to GPa."""
 
 COLUMNS = {
-    "loss": ("loss", 1.0, "{:.3f}"),
-    "energy MAE [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
-    "forces MAE [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
-    "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
-    "[GPa]": ("stress_mae", GPA, "{:.3f}"),
+    "loss": column("loss"),
+    "energy MAE [meV/atom]": column("energy_mae"),
+    "forces MAE [meV/Å]": column("forces_mae"),
+    "stress MAE [meV/Å³]": column("stress_mae"),
+    "[GPa]": Column("stress_mae", GPA, "{:.3f}"),
 }
-"""(key of the metric in eV units, factor to the unit of the column, format), by the heading of the column."""
+"""Columns of the table of errors, by their headings."""
 
 
 def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
     """Format the errors of models (in eV units, by name) as a text table; an error that was not measured is a dash."""
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
-        rows.append([name, *(cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
+        rows.append([name, *(one.cell(metrics) for one in COLUMNS.values())])
     return aligned(rows, right=range(1, len(rows[0])))
 
 
@@ -45,11 +47,6 @@ def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
     """Format the errors of models (in eV units, by name) as JSON; an error that is not finite is null."""
     finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def cell(value: float | None, factor: float, form: str) -> str:
-    """Format a metric in another unit; one that was not measured is a dash."""
-    return "-" if value is None or not math.isfinite(value) else form.format(value * factor)
 
 
 def parameter_counts(counts: Mapping[str, int]) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from matscale.cli.progress.reporter import reporter
-from matscale.cli.text import COLUMNS, aligned, cell, errors_table
+from matscale.cli.text import COLUMNS, aligned, errors_table
 from matscale.cli.use.options import data_option, evaluation_options, runs_argument
 from matscale.core.files import finite
+from matscale.core.inference.columns import Column, column
 
 if TYPE_CHECKING:
     from matscale.core.inference.side_by_side import Evaluation, Model
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 Split = Literal["auto", "validation", "train", "all"]
 WAYS = ("element", "source", "n_atoms", "formula")
 MORE = {
-    "energy RMSE [meV/atom]": ("energy_rmse", 1e3, "{:.1f}"),
-    "forces RMSE [meV/Å]": ("forces_rmse", 1e3, "{:.1f}"),
-    "forces cosine": ("forces_cos", 1.0, "{:.3f}"),
-    "stress isotropic [meV/Å³]": ("stress_isotropic_mae", 1e3, "{:.2f}"),
-    "anisotropic [meV/Å³]": ("stress_anisotropic_mae", 1e3, "{:.2f}"),
+    "energy RMSE [meV/atom]": column("energy_rmse"),
+    "forces RMSE [meV/Å]": column("forces_rmse"),
+    "forces cosine": column("forces_cos"),
+    "stress isotropic [meV/Å³]": column("stress_isotropic_mae"),
+    "anisotropic [meV/Å³]": column("stress_anisotropic_mae"),
 }
-"""Columns of the second table, as those of the first in `matscale.cli.text`."""
+"""Columns of the second table, by their headings."""
 SHOWN = 40
 """Largest number of groups in a table; JSON has all."""
 
@@ -111,12 +112,11 @@ def _text(found: Evaluation) -> str:
     return "\n\n".join(parts)
 
 
-def _table(heads: list[str], rows: Sequence[tuple[list[str], Mapping[str, float]]], columns: Mapping[str, Any]) -> str:
+def _table(
+    heads: list[str], rows: Sequence[tuple[list[str], Mapping[str, float]]], columns: Mapping[str, Column]
+) -> str:
     """Text table with the words `heads` in front of columns of metrics."""
-    told = [
-        [*words, *(cell(metrics.get(key), factor, form) for key, factor, form in columns.values())]
-        for words, metrics in rows
-    ]
+    told = [[*words, *(one.cell(metrics) for one in columns.values())] for words, metrics in rows]
     return aligned([[*heads, *columns], *told], right=range(len(heads), len(heads) + len(columns)))
 
 
@@ -147,10 +147,10 @@ def _worst(model: Model, is_named: bool) -> list[str]:
         return []
     heads = ["row", "formula", "atoms", "source"]
     errors = {
-        "loss": ("loss", 1.0, "{:.3g}"),
-        "energy [meV/atom]": ("energy", 1e3, "{:.1f}"),
-        "forces [meV/Å]": ("forces", 1e3, "{:.1f}"),
-        "stress [meV/Å³]": ("stress", 1e3, "{:.2f}"),
+        "loss": Column("loss", 1.0, "{:.3g}"),
+        "energy [meV/atom]": Column("energy", 1e3, "{:.1f}"),
+        "forces [meV/Å]": Column("forces", 1e3, "{:.1f}"),
+        "stress [meV/Å³]": Column("stress", 1e3, "{:.2f}"),
     }
     rows = [([str(bad.row), bad.formula, str(bad.n_atoms), bad.source], bad.errors) for bad in worst]
     of_model = f" of {model.name}" if is_named else ""

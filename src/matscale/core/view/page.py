@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from matscale.core.data.structure import full_to_voigt
 from matscale.core.files import finite
+from matscale.core.inference.columns import column
 from matscale.core.inference.side_by_side import Model
 from matscale.core.inference.survey import Grid
 from matscale.core.report.layout import SERIES
@@ -22,17 +23,17 @@ from matscale.version import __version__
 MAX_GROUPS = 400
 """Largest number of groups of one way in a figure; those with the most structures are shown."""
 METRICS = {
-    "loss": ("loss", 1.0, "{:.3f}"),
-    "energy MAE [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
-    "energy RMSE": ("energy_rmse", 1e3, "{:.1f}"),
-    "forces MAE [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
-    "forces RMSE": ("forces_rmse", 1e3, "{:.1f}"),
-    "cosine": ("forces_cos", 1.0, "{:.3f}"),
-    "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
-    "isotropic": ("stress_isotropic_mae", 1e3, "{:.2f}"),
-    "anisotropic": ("stress_anisotropic_mae", 1e3, "{:.2f}"),
+    "loss": column("loss"),
+    "energy MAE [meV/atom]": column("energy_mae"),
+    "energy RMSE": column("energy_rmse"),
+    "forces MAE [meV/Å]": column("forces_mae"),
+    "forces RMSE": column("forces_rmse"),
+    "cosine": column("forces_cos"),
+    "stress MAE [meV/Å³]": column("stress_mae"),
+    "isotropic": column("stress_isotropic_mae"),
+    "anisotropic": column("stress_anisotropic_mae"),
 }
-"""(key of the metric in eV units, factor, format) by the heading of the column."""
+"""Columns of the table of errors, by their headings."""
 GROUPED = {"forces_mae": 1e3, "energy_mae": 1e3, "stress_mae": 1e3}
 """Metrics of the figures by group, with the factor to their unit."""
 
@@ -48,7 +49,10 @@ def page(view: View, command: str = "") -> str:
         steps=[model.step for model in found.runs],
         sentences=sentences(view),
         columns=list(METRICS),
-        rows=[(model.name, model.run is not None, _cells(model)) for model in found.models],
+        rows=[
+            (model.name, model.run is not None, [one.cell(model.metrics) for one in METRICS.values()])
+            for model in found.models
+        ],
         shown=view.shown,
         facts={
             "made by": f"matscale {__version__}",
@@ -117,13 +121,6 @@ UNITS = {
 
 def _value(model: Model, key: str) -> str:
     return f"{1e3 * model.metrics[key]:.3g}"
-
-
-def _cells(model: Model) -> list[str]:
-    return [
-        form.format(factor * model.metrics[key]) if key in model.metrics else "-"
-        for key, factor, form in METRICS.values()
-    ]
 
 
 def _errors(one: Shown, name: str, step: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,9 +61,6 @@ def sweep(
     launcher: str,
     assignments: tuple[str, ...],
     dry_run: bool,
-    as_json: bool,
-    device: str | None,
-    mfu: float | None,
     workers: int | None,
     no_wait: bool,
     retry_failed: bool,
@@ -72,6 +69,7 @@ def sweep(
     count: int | None,
     budget: float | None,
     quiet: bool,
+    **shown: Any,
 ) -> None:
     """Train the missing runs of the study in STUDY.toml.
 
@@ -90,7 +88,7 @@ def sweep(
     from matscale.core.study.plan import plan
     from matscale.core.study.sweep import Sweep
 
-    if not dry_run and (as_json or device or mfu):
+    if not dry_run and any(shown.values()):
         raise ConfigError("--json, --device and --mfu work only with --dry-run: add --dry-run, or leave them out.")
     chosen = host().launcher(launcher)
     if stop_hopeless and (dry_run or no_wait):
@@ -114,7 +112,7 @@ def sweep(
     for note in planned.notes:
         click.echo(f"Note: {note}", err=True)
     if dry_run:
-        show(planned, device, mfu, None, as_json)
+        show(planned, time_steps=None, **shown)
         return
     options = read.launchers.get(launcher, {}) | ({} if workers is None else {"workers": workers})
     pool = chosen.open(chosen.options.parse(options, f"{study}: {launcher}"), planned.folder)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-from matscale.core.inference.columns import Column, column
+from matscale.core.inference.columns import Column, columns
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -25,13 +25,14 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 GPA = 160.2176634
 """Factor from eV/Å³ to GPa."""
 
-COLUMNS = {
-    "loss": column("loss"),
-    "energy MAE [meV/atom]": column("energy_mae"),
-    "forces MAE [meV/Å]": column("forces_mae"),
-    "stress MAE [meV/Å³]": column("stress_mae"),
-    "[GPa]": Column("stress_mae", GPA, "{:.3f}"),
-}
+COLUMNS = columns(
+    {
+        "loss": "loss",
+        "energy MAE [meV/atom]": "energy_mae",
+        "forces MAE [meV/Å]": "forces_mae",
+        "stress MAE [meV/Å³]": "stress_mae",
+    }
+) | {"[GPa]": Column("stress_mae", GPA, "{:.3f}")}
 """Columns of the table of errors, by their headings."""
 
 

@@ -14,20 +14,22 @@ from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import COLUMNS, aligned, errors_table
 from matscale.cli.use.options import data_option, evaluation_options, runs_argument
 from matscale.core.files import finite
-from matscale.core.inference.columns import Column, column
+from matscale.core.inference.columns import Column, columns
 
 if TYPE_CHECKING:
     from matscale.core.inference.side_by_side import Evaluation, Model
 
 Split = Literal["auto", "validation", "train", "all"]
 WAYS = ("element", "source", "n_atoms", "formula")
-MORE = {
-    "energy RMSE [meV/atom]": column("energy_rmse"),
-    "forces RMSE [meV/Å]": column("forces_rmse"),
-    "forces cosine": column("forces_cos"),
-    "stress isotropic [meV/Å³]": column("stress_isotropic_mae"),
-    "anisotropic [meV/Å³]": column("stress_anisotropic_mae"),
-}
+MORE = columns(
+    {
+        "energy RMSE [meV/atom]": "energy_rmse",
+        "forces RMSE [meV/Å]": "forces_rmse",
+        "forces cosine": "forces_cos",
+        "stress isotropic [meV/Å³]": "stress_isotropic_mae",
+        "anisotropic [meV/Å³]": "stress_anisotropic_mae",
+    }
+)
 """Columns of the second table, by their headings."""
 SHOWN = 40
 """Largest number of groups in a table; JSON has all."""

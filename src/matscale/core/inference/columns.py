@@ -30,13 +30,14 @@ class Column(NamedTuple):
     def cell(self, metrics: Mapping[str, float]) -> str:
         """Format the metric of a model in the unit of the column; a dash if it was not measured or is not finite.
 
-        >>> column("forces_mae").cell({"forces_mae": 0.0321}), column("loss").cell({})
+        >>> forces = columns({"forces MAE [meV/Å]": "forces_mae"})["forces MAE [meV/Å]"]
+        >>> forces.cell({"forces_mae": 0.0321}), forces.cell({})
         ('32.1', '-')
         """
         value = metrics.get(self.key)
         return "-" if value is None or not math.isfinite(value) else self.form.format(value * self.factor)
 
 
-def column(key: str) -> Column:
-    """Column of a metric in meV, meV/Å and meV/Å³, or without a unit."""
-    return Column(key, *_FORMS[key])
+def columns(headed: Mapping[str, str]) -> dict[str, Column]:
+    """Columns in meV, meV/Å and meV/Å³, or without a unit, by heading; `headed` has the metric of each heading."""
+    return {heading: Column(key, *_FORMS[key]) for heading, key in headed.items()}

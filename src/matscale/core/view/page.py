@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from matscale.core.data.structure import full_to_voigt
 from matscale.core.files import finite
-from matscale.core.inference.columns import column
+from matscale.core.inference.columns import columns
 from matscale.core.inference.side_by_side import Model
 from matscale.core.inference.survey import Grid
 from matscale.core.report.layout import SERIES
@@ -22,17 +22,19 @@ from matscale.version import __version__
 
 MAX_GROUPS = 400
 """Largest number of groups of one way in a figure; those with the most structures are shown."""
-METRICS = {
-    "loss": column("loss"),
-    "energy MAE [meV/atom]": column("energy_mae"),
-    "energy RMSE": column("energy_rmse"),
-    "forces MAE [meV/Å]": column("forces_mae"),
-    "forces RMSE": column("forces_rmse"),
-    "cosine": column("forces_cos"),
-    "stress MAE [meV/Å³]": column("stress_mae"),
-    "isotropic": column("stress_isotropic_mae"),
-    "anisotropic": column("stress_anisotropic_mae"),
-}
+METRICS = columns(
+    {
+        "loss": "loss",
+        "energy MAE [meV/atom]": "energy_mae",
+        "energy RMSE": "energy_rmse",
+        "forces MAE [meV/Å]": "forces_mae",
+        "forces RMSE": "forces_rmse",
+        "cosine": "forces_cos",
+        "stress MAE [meV/Å³]": "stress_mae",
+        "isotropic": "stress_isotropic_mae",
+        "anisotropic": "stress_anisotropic_mae",
+    }
+)
 """Columns of the table of errors, by their headings."""
 GROUPED = {"forces_mae": 1e3, "energy_mae": 1e3, "stress_mae": 1e3}
 """Metrics of the figures by group, with the factor to their unit."""

@@ -105,7 +105,7 @@ def test_a_study_is_estimated_run_by_run_and_in_all(alloys: PackedDataset, tmp_p
     assert {int(line.split()[2].replace(",", "")) for line in lines[1:5]} == {
         run["parameters"]["non_embedding"] for run in found["runs"]
     }
-    assert "N: parameters without embeddings, as laws count them." in lines[6]
+    assert "N: parameters without embeddings, which laws use." in lines[6]
     assert "5 % of 1.95e+13 FLOP/s is assumed" in lines[6]
 
 

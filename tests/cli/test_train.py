@@ -238,7 +238,7 @@ def test_a_step_of_ten_times_the_usual_is_said_once() -> None:
     now[0] += 4
     assert pace.slower() is None
     now[0] += 2
-    assert "A step takes 6 s and longer, 0.5 s before" in str(pace.slower())
+    assert "A step takes 6 s or longer now; before, it took 0.5 s" in str(pace.slower())
     assert pace.slower() is None
     pace.add(StepStatus(21, 0, 21, 10, 0.021, 50, 6.0, 0.0))
     assert pace.slower() is None

@@ -82,7 +82,7 @@ def test_atomic_units_convert_the_geometry_as_well(tmp_path, structures):
     ("stated", "says"),
     [
         ({"energy": "parsec", "forces": "eV/Ang"}, r"energy is in 'parsec', a unit that matscale does not know"),
-        ({"energy": "eV", "forces": "kcal/mol"}, r"forces is in 'kcal/mol', which is no unit of forces"),
+        ({"energy": "eV", "forces": "kcal/mol"}, r"forces is in 'kcal/mol', which is not a unit of forces"),
         ({"energy": "kcal/mol"}, r"energy is in 'kcal/mol', and nothing states the unit of forces"),
         ({"energy": "MeV", "forces": "eV/Å"}, r"energy is in 'MeV'"),
     ],
@@ -275,7 +275,7 @@ def test_isolated_atoms_give_energies_and_leave_the_dataset(tmp_path, box):
     assert manifest.isolated_atoms == {"Al": -0.5, "O": -0.7}
     assert (manifest.n_structures, manifest.rejected) == (1, 0)
     shown = CliRunner().invoke(main, ["data", "info", str(tmp_path / "out")]).output
-    assert "isolated atoms [eV], not among the structures: Al -0.5, O -0.7" in shown
+    assert "isolated atoms [eV], stored apart: Al -0.5, O -0.7" in shown
 
 
 def test_two_energies_of_one_isolated_atom_are_refused(tmp_path):
@@ -321,6 +321,6 @@ def test_pack_info_and_refs_name_the_weights_and_isolated_atoms_that_they_ignore
     for command in commands:
         done = CliRunner().invoke(main, ["data", *command])
         assert done.exit_code == 0, done.output
-        assert "not among the structures: Cu -0.5 (not used as references, which are fitted)" in done.stdout
+        assert "stored apart: Cu -0.5 (references are fitted without them)" in done.stdout
         if command[0] != "refs":
             assert "config_weight is ignored: every structure has the same weight in the loss" in done.stdout

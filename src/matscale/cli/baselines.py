@@ -25,7 +25,7 @@ from matscale.cli.text import errors_json, errors_table
     type=click.Choice(["group", "structure"]),
     default="group",
     show_default=True,
-    help="What the split keeps together: a formula or trajectory, or nothing.",
+    help="Structures that the split keeps together: those of a formula or trajectory (group), or none (structure).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by baseline.")
 def baselines(data: str, validation: float, seed: int, by: Literal["group", "structure"], as_json: bool) -> None:

@@ -24,7 +24,7 @@ HEADING = ["PATH", "PRECISION", "STEP", "PREDICTION", "ATOMS/S", "MEMORY", "MFU"
 @click.option(
     "--arch", "archs", multiple=True, type=ArchitectureName, help="Architecture; may be repeated. [default: all]"
 )
-@click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`.")
+@click.option("--size", metavar="NAME", help="Published configuration; `matscale models show` lists them.")
 @click.option("--params", type=ParameterCount(), help="Rung of the size ladder nearest to 30k, 1M, ...")
 @click.option("--data", help="Packed dataset: a path or a name.  [default: emt]")
 @click.option("--batch", type=click.IntRange(1), help="Structures in the batch.  [default: 16]")
@@ -44,7 +44,9 @@ HEADING = ["PATH", "PRECISION", "STEP", "PREDICTION", "ATOMS/S", "MEMORY", "MFU"
     type=click.Choice(["fp64", "fp32", "tf32", "bf16", "fp16"]),
     help="Precision; may be repeated.  [default: those of the device]",
 )
-@click.option("--time-steps", type=click.IntRange(1), default=8, show_default=True, help="Least number of timed steps.")
+@click.option(
+    "--time-steps", type=click.IntRange(1), default=8, show_default=True, help="Smallest number of timed steps."
+)
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
@@ -84,7 +86,7 @@ def bench(
 
         if archs or size or params or data or batch or assignments:
             raise ConfigError(
-                f"--record {record}: the run says which model and data to measure. Leave out --arch, --size, --params, "
+                f"--record {record}: the run sets the model and the data. Leave out --arch, --size, --params, "
                 "--data, --batch and --set."
             )
         run = Run.open(record)
@@ -109,7 +111,7 @@ def _of_architectures(
     assignments: tuple[str, ...],
     options: dict[str, Any],
 ) -> list[Bench]:
-    """Measure each architecture. Of several, those that cannot be measured are left out with their reason."""
+    """Measure each architecture. If there are several, one that cannot be measured is left out, with a message."""
     from matscale.core.data.named.catalog import resolve  # start-up: torch
     from matscale.core.estimate import bench as core  # start-up: torch
     from matscale.core.hosting.host import host  # start-up: packaging

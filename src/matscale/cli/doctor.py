@@ -16,10 +16,10 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all findings, with mark and advice.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Examine this machine: versions, devices, threads, plugins, environment variables, disks, and what is used.
+    """Examine this machine: versions, devices, threads, plugins, environment variables, disks, and a training.
 
-    Each line has a mark: `ok`, `warn` (slower, or other than one expects), or `fail` (training would fail). The exit
-    code is 1 if there is a `fail`, otherwise 0.
+    Each line has a mark: `ok`, `warn` (training is slower or differs from what one expects), or `fail` (training would
+    fail). The exit code is 1 if there is a `fail`, otherwise 0.
     """
     findings = examine()
     if as_json:
@@ -50,5 +50,5 @@ def _print(findings: list[Finding]) -> None:
 
 
 def _ascii(text: str) -> str:
-    """Text on one line that every terminal can show."""
+    """Convert text to one line of ASCII, which every terminal can show."""
     return " ".join(text.split()).encode("ascii", "backslashreplace").decode()

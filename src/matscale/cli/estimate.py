@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
 @training_options
-@click.option("--on", metavar="DEVICE", help="Time on another device, by its peak and --mfu: A100, H100, 'RTX 4090'.")
+@click.option(
+    "--on",
+    metavar="DEVICE",
+    help="Estimate the time on another device from its peak and --mfu: A100, H100, 'RTX 4090'.",
+)
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
@@ -84,7 +88,7 @@ def page(e: Estimate) -> str:
         "parameters": parameter_counts(e.parameters),
         "steps": f"{e.steps:,} ({e.epochs:.3g} epochs)",
         "FLOPs": f"{e.flops:.3g} in training, {e.flops_per_step:.3g} a step; {e.validation_flops:.3g} in validation",
-        "": f"by {e.flops_counted_by}; element-wise work besides: {100 * e.elementwise_share:.1f} %",
+        "": f"by {e.flops_counted_by}; additional element-wise work: {100 * e.elementwise_share:.1f} %",
         "memory": f"{size_of(e.memory_bytes)}; activations {size_of(e.activation_bytes)}, "
         f"optimizer {size_of(e.optimizer_bytes)}",
         "time": f"{duration(e.seconds)} on {e.device}, {e.device_hours:.3g} device-hours; {e.seconds_by}",
@@ -126,7 +130,7 @@ def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: 
     if 0 < len(left) < len(rows):
         flops, _, time, disk = _sums(totals(left))
         click.echo(f"{len(rows) - len(left)} of {len(rows)} runs are complete; to do: {flops} FLOPs, {time}, {disk}.")
-    click.echo(f"N: parameters without embeddings, as laws count them. {_basis(rows, estimator)}")
+    click.echo(f"N: parameters without embeddings, which laws use. {_basis(rows, estimator)}")
     click.echo(f"Study: {planned.folder}")
 
 

@@ -132,8 +132,8 @@ def _readable(value: Any) -> str:
 def forecast_runs(folder: Path, as_json: bool) -> None:
     """Predict the final loss of runs in progress, from finished runs in FOLDER. [default: runs]
 
-    Finished runs with the same schedule show by which factor the loss falls from the present share of the run to its
-    end; this is corrected for size, learning rate and batch. The interval covers 95 % of new runs.
+    Finished runs with the same schedule give the factor by which the loss falls between the present point of a run and
+    its end. The factor is corrected for size, learning rate and batch. The interval covers 95 % of new runs.
     """
     from matscale.core.scaling.curves.running import forecasts, hopeless, read_running  # start-up: torch
     from matscale.core.study import ledger

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 @click.option(
     "--stop-hopeless",
     is_flag=True,
-    help="Stop runs that will end above a finished run of their size with another rate or batch, not only report them.",
+    help="Stop runs that will end with a higher loss than a finished run of their size with another rate or batch. "
+    "Without this option, they are only reported.",
 )
 @click.option(
     "--adaptive", metavar="PURPOSE", help="Train only the runs that a purpose needs: alpha=0.02, loss=5%@n=1M,d=1M, ..."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 training_options = with_options(
     click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
-    click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
+    click.option("--size", metavar="NAME", help="Published configuration; `matscale models show` lists them."),
     click.option(
         "--params",
         type=ParameterCount(),
@@ -34,7 +34,7 @@ training_options = with_options(
         "--config",
         "file",
         type=click.Path(path_type=Path),
-        help="TOML file; config.toml of a run repeats that run.",
+        help="TOML file of the configuration; the config.toml of a run repeats the run.",
     ),
     click.option(
         "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration."
@@ -69,7 +69,7 @@ training_options = with_options(
     click.option(
         "--batch",
         type=CountOrAuto("structures", "as many as fit in memory"),
-        help="Structures in a batch, or auto: as many of the largest as fit in memory.",
+        help="Structures in a batch, or auto: as many of the largest structures as fit in memory.",
     ),
     click.option("--seed", type=click.IntRange(0), help="Seed of split, weights, order and dropout.  [default: 0]"),
     click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
@@ -89,7 +89,7 @@ training_options = with_options(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
 @click.option(
-    "--track", multiple=True, type=TrackerName, help="Send the metrics to a tracker, too: tensorboard, wandb, trackio."
+    "--track", multiple=True, type=TrackerName, help="Also send the metrics to a tracker: tensorboard, wandb, trackio."
 )
 @click.option(
     "--devices",
@@ -100,10 +100,10 @@ training_options = with_options(
     "--restarts",
     type=click.IntRange(0),
     default=0,
-    help="With --devices: how often to start again after a process died.  [default: 0]",
+    help="With --devices: number of restarts after a process died.  [default: 0]",
 )
 @quiet_option
-@click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
+@click.option("--no-baselines", is_flag=True, help="Do not compare with baselines at the end.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
 def train(
     arch: str | None,

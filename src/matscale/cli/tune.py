@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs",
     type=CommaSeparated(click.IntRange(1)),
-    help="Length of each run; 4,8,16 for a law in the data seen too.  [default: 10, if --steps is not given]",
+    help="Passes over the data in each run; several, such as 4,8,16, for a law in the data seen too.  [default: 10, if "
+    "--steps is not given]",
 )
 @click.option("--steps", type=click.IntRange(1), help="Length of each run in optimizer steps.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Fix any key of the configuration.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any key of the configuration.")
 @click.option(
     "--map",
     "columns",

@@ -32,7 +32,7 @@ class ParameterCount(ParamType):
 
 
 class CountOrAuto(ParamType):
-    """Type of a number above 0 of `things`, or `auto`, which means what `auto` says."""
+    """Type of a number above 0 of `things`, or the word `auto`; the argument `auto` explains this word."""
 
     name = "N|auto"
 

@@ -50,7 +50,7 @@ class Listed(ParamType):
     "files",
     type=click.Path(exists=True),
     multiple=True,
-    help="File with parents, instead of prototypes; may be repeated.",
+    help="File with parent structures, instead of prototypes; may be repeated.",
 )
 @click.option(
     "--temperatures", type=Listed(click.FLOAT), help="Temperatures of rattling in K.  [default: 300,500,1000]"

@@ -37,16 +37,24 @@ N_WORKERS = usable_cores()
 )
 @click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",
               help="Unit of a label, or of length: energy=kcal/mol, ...  [default: as the files state it]")  # fmt: skip
-@click.option("--group-key", metavar="KEY", help="Name of the value by which a split keeps structures together.")
+@click.option(
+    "--group-key", metavar="KEY", help="Name of the value that groups structures: a split keeps each group together."
+)
 @click.option("--workers", type=click.IntRange(1, 1024), default=N_WORKERS, show_default=True, help="Processes.")
 @click.option(
     "--strict",
     is_flag=True,
-    help="Raise an error for whatever cannot be used: a structure, a label that is NaN, a file of a folder (exit 3).",
+    help="Stop with an error (exit code 3) at anything that cannot be used: a structure, a NaN label, a file in a "
+    "folder.",
 )
 @click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
               help="Precision of positions and forces; float64 is exact.")  # fmt: skip
-@click.option("--part", type=PartOf(), metavar="I/N", help="Pack one of N parts, in N jobs; then `matscale data join`.")
+@click.option(
+    "--part",
+    type=PartOf(),
+    metavar="I/N",
+    help="Pack only this part; run a job for each part, then `matscale data join`.",
+)
 @limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def pack(
@@ -64,9 +72,9 @@ def pack(
 ) -> None:
     """Pack files and folders SRC... into a dataset that training can use.
 
-    Reads extended XYZ (.gz, .bz2, .xz, .zst), ASE databases, .aselmdb and whatever ASE reads. Structures that cannot be
-    used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption, the same command
-    continues; once it is done, it does nothing.
+    Reads extended XYZ (.gz, .bz2, .xz, .zst), ASE databases, .aselmdb and the other formats that ASE reads. Structures
+    that cannot be used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption, the same
+    command continues the packing. It does nothing if the dataset is complete.
 
     \b
     Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of
@@ -92,7 +100,7 @@ def pack(
             what=f"Packing {out}",
         )
     if packed is None:
-        click.echo(f"{out}: this part is packed. Once all are: matscale data join {out}", err=True)
+        click.echo(f"{out}: this part is packed. When all parts are packed, run: matscale data join {out}", err=True)
         return
     if packed.manifest.passed_over:
         click.echo(f"{packing.describe_passed(packed.manifest.passed_over)} (the manifest lists all).", err=True)
@@ -107,7 +115,7 @@ def pack(
 def join(out: Path, as_json: bool) -> None:
     """Join the parts that `matscale data pack --part` has packed in DIR into one dataset.
 
-    The dataset is that of one job without --part, byte for byte.
+    The result has the same bytes as the dataset that one job makes without --part.
     """
     from matscale.core.data.sources.pack import join_parts  # start-up: pydantic
 
@@ -168,7 +176,7 @@ def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
 def isolated(manifest: Manifest) -> str:
     """Sentence with the energies of the isolated atoms that a dataset has beside its structures."""
     energies = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in manifest.isolated_atoms.items())
-    return f"isolated atoms [eV], not among the structures: {energies} (not used as references, which are fitted)"
+    return f"isolated atoms [eV], stored apart: {energies} (references are fitted without them)"
 
 
 def _notes(manifest: Manifest) -> Counter[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
               help="Fit on the training part of this split only, as training does.  [default: all]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, which `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
     """Fit element reference energies to the dataset DIR, and print how well they predict held-out structures."""
     import numpy as np  # start-up: torch
@@ -43,7 +43,7 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
         rows.append((symbol, str(z), f"{fitted.values[z]:.6f}", f"{manifest.elements.get(symbol, 0):,}"))
     lines = [
         aligned(rows, right=(1, 2, 3)),
-        f"fitted on {fitted.n_structures:,} structures; left over: {1000 * fitted.residual_rms:.1f} meV/atom (rms)",
+        f"fitted on {fitted.n_structures:,} structures; residual: {1000 * fitted.residual_rms:.1f} meV/atom (rms)",
         *fitted.judged(),
         f"rank {fitted.rank} of {len(fitted.elements)} elements"
         + (": only sums over compositions like these are determined" if fitted.rank < len(fitted.elements) else ""),

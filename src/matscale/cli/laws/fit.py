@@ -16,14 +16,18 @@ from matscale.cli.types import Amount, ArchitectureName
     "--law",
     default="auto",
     show_default=True,
-    help="n, d, c: the best form in that variable; nd, frontier, isoflop; mixed: one exponent for all "
-    "architectures and an offset of each; or a form: power, floor, broken, kaplan, repetition, overfitting (many "
+    help="n, d or c: the best form in this variable; nd, frontier or isoflop; mixed: one exponent for all "
+    "architectures and an offset for each; or a form: power, floor, broken, kaplan, repetition, overfitting (many "
     "epochs), routing, a plugin's.",
 )
-@click.option("--pool", is_flag=True, help="One law over all architectures, and how far each is off it.")
-@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
-@click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")
-@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@click.option("--pool", is_flag=True, help="Fit one law to all architectures, and show how far each is from it.")
+@click.option(
+    "--arch", "architectures", multiple=True, type=ArchitectureName, help="Architectures to fit.  [default: all]"
+)
+@click.option(
+    "--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: the one with the most sizes]"
+)
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: the one with the most sizes]")
 @sampled
 @click.option("--checklist", is_flag=True, help="Fill in the checklist of the survey (Mis)Fitting for every law.")
 def fit(
@@ -76,11 +80,13 @@ def fit(
 
 @click.command()
 @input_options
-@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Which to compare.  [default: all]")
 @click.option(
-    "--axis", type=click.Choice(["n", "d", "c"]), help="Over which variable.  [default: compute, else parameters]"
+    "--arch", "architectures", multiple=True, type=ArchitectureName, help="Architectures to compare.  [default: all]"
 )
-@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@click.option(
+    "--axis", type=click.Choice(["n", "d", "c"]), help="Variable of the laws.  [default: compute, else parameters]"
+)
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: the one with the most sizes]")
 @click.option("--at-loss", type=float, multiple=True, help="Loss at which the multipliers are stated; may be repeated.")
 @click.option("--margin", type=float, help="Test whether exponents are equal within this difference: 0.02.")
 def compare(
@@ -91,12 +97,12 @@ def compare(
     at_loss: tuple[float, ...],
     margin: float | None,
 ) -> None:
-    """Compare how architectures scale, and what each needs for the same loss.
+    """Compare how architectures scale, and how much each needs for the same loss.
 
     The first results are multipliers: how many times as many FLOPs, hours, parameters or data one architecture needs as
-    another. Then Welch's test on size means tells whether the exponents differ. With it come the ratio of the losses,
-    the crossing of the laws, the power of the test, and the runs that would settle it. If no difference is shown, the
-    exponents need not be equal: --margin tests equality.
+    another. Then Welch's test on the means of each size tells whether the exponents differ. The output also has the
+    ratio of the losses, the crossing of the laws, the power of the test, and the runs that would settle the question. A
+    test that shows no difference does not prove that the exponents are equal: --margin tests equality.
     """
     from matscale.cli.laws.text import comparison_text  # start-up: scipy
     from matscale.core.hosting.host import host

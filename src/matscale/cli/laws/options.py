@@ -21,7 +21,7 @@ BASELINES = (
     click.option(
         "--baselines",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="JSON of `matscale baselines`.  [default: measured for runs]",
+        help="JSON file of `matscale baselines`.  [default for runs: they are measured]",
     ),
     click.option("--no-baselines", is_flag=True, help="Judge without baselines."),
 )
@@ -75,15 +75,15 @@ _INPUT = with_options(
         "columns",
         type=Pairs(),
         multiple=True,
-        help="Columns by our names: n=params,d=tokens,c=flops,loss=val_loss; also arch, seed, run, step, u, s, e. "
-        "Of runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
+        help="Columns of a table, as NAME=COLUMN: n=params,d=tokens,c=flops,loss=val_loss; further names: arch, "
+        "seed, run, step, u, s, e. For runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
     ),
     click.option("--where", type=Pairs(), multiple=True, help="Rows of a table to use: router_type=Dense."),
     click.option(
         "--target",
         default="loss",
         show_default=True,
-        help="What is fitted: loss, energy, forces, stress, or a column.",
+        help="Quantity to fit: loss, energy, forces, stress, or a column.",
     ),
     *BASELINES,
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -106,7 +106,7 @@ sampled = with_options(
         type=click.Choice(["last", "best", "all"]),
         default="last",
         show_default=True,
-        help="Which step of a run counts in joint laws.",
+        help="Step of each run that joint laws use.",
     ),
     SAMPLES,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),

@@ -26,35 +26,39 @@ if TYPE_CHECKING:
 
 @click.command()
 @input_options
-@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Which.  [default: the only one]")
+@click.option(
+    "--arch", "architectures", multiple=True, type=ArchitectureName, help="Architecture.  [default: the only one]"
+)
 @click.option("--flops", type=Amount(), help="Budget of training FLOPs: 1e18, 50P.")
 @click.option("--loss", type=float, help="Loss to reach, instead of a budget.")
-@click.option("--device", help="Device whose hours are stated: H100, A100, ..., or one that runs were made on.")
-@click.option("--precision", help="Arithmetic on it.  [default: that of the runs on it; of its peak: fp32]")
+@click.option("--device", help="Device for which hours are stated: H100, A100, ..., or a device of the runs.")
+@click.option("--precision", help="Precision on it.  [default: that of the runs on it; without such runs, fp32]")
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of its peak.  [default: what runs on it reached; without any, 0.05 is assumed]",
+    help="Share of the device's peak.  [default: the share that runs on it reached; without runs on it, 0.05]",
 )
 @click.option(
     "--despite",
     type=click.Choice(["rejected", "incomplete-design", "not-identifiable"]),
-    help="Plan by a joint law of this verdict too, with its uncertainty widened by what it misses.",
+    help="Accept a joint law with this verdict, too; its uncertainty is then widened by its misfit.",
 )
 @click.option(
     "--next", "count", type=click.IntRange(1, 1000), metavar="K", help="Choose the next K runs --for a purpose."
 )
 @click.option("--for", "purpose", help="With --next: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, or cheaper@loss=1.5.")
 @click.option(
-    "--budget", type=Amount(), help="With --next: FLOPs of all K. With --simulate: cost of all that is bought."
+    "--budget",
+    type=Amount(),
+    help="With --next: FLOPs of all K runs. With --simulate: cost of all runs that are bought.",
 )
-@click.option(
-    "--simulate", "is_replay", is_flag=True, help="Replay the table: what a choice of runs would have been worth."
-)
+@click.option("--simulate", "is_replay", is_flag=True, help="Replay the table, to test strategies that choose runs.")
 @click.option("--law", help="With --next and --simulate: the law of several variables.  [default: nd]")
-@click.option("--cost", metavar="COLUMNS", help="With --simulate: a run costs the product of these: n,d.")
+@click.option("--cost", metavar="COLUMNS", help="With --simulate: columns whose product is the cost of a run: n,d.")
 @click.option(
-    "--held-out", type=click.Path(exists=True), help="With --simulate: table to predict.  [default: the dearest runs]"
+    "--held-out",
+    type=click.Path(exists=True),
+    help="With --simulate: table to predict.  [default: the most expensive runs]",
 )
 @click.option(
     "-o",
@@ -85,7 +89,7 @@ def plan(
     samples: int,
     seed: int,
 ) -> None:
-    """Plan model size and data for the lowest loss at a budget, or the lowest cost of a loss; or choose the next runs.
+    """Plan model size and data for the lowest loss at a budget or the lowest cost of a loss, or choose the next runs.
 
     A plan follows from the joint law and the measured cost of the runs. Without a joint law there is no plan: the
     command states what can still be said, and which runs would help most. --despite plans by a refused law, with a
@@ -173,7 +177,7 @@ PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5.
 
 
 def choose_next(table: Table, purpose: str, count: int, budget: float, law: str, as_json: bool) -> None:
-    """Choose the next runs for a purpose, and print them with how well the wanted number is known now."""
+    """Choose the next runs for a purpose, and print them with the present uncertainty of the wanted number."""
     from matscale.core.hosting.host import host  # start-up: scipy
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
@@ -184,7 +188,7 @@ def choose_next(table: Table, purpose: str, count: int, budget: float, law: str,
 
 
 def batch_text(batch: Batch) -> str:
-    """Format how well the wanted number is known, with a line for each next run and what is expected after it."""
+    """Format the present uncertainty of the wanted number, and for each next run the uncertainty after it."""
     if batch.is_met:
         return f"{batch.text}\nMet: no run is needed."
     rows = [["", "n", "d", "FLOPs", "then ±"]]

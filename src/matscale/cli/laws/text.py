@@ -48,10 +48,10 @@ def fit_text(fit: Fit) -> str:
 
 
 def words_of(fit: Fit) -> str:
-    """Caveat beside fitted parameters: that they are a slope over this range, or must not be extrapolated."""
+    """Caveat to print beside fitted parameters that are no law."""
     if fit.verdict != LOCAL_SLOPE:
         return "as fitted; not to be extrapolated"
-    return "a slope over this range, no exponent" if fit.law.floor is None else "of this slice alone"
+    return "a slope over this range, not an exponent" if fit.law.floor is None else "of this slice alone"
 
 
 def _candidate(tried: Candidate) -> str:
@@ -77,8 +77,8 @@ def _groups(fit: Fit) -> list[str]:
     """Describe the groups that lie off the law of all groups, the furthest first, and count the other groups."""
     if not fit.groups:
         return []
-    whose = "that of the mean group" if fit.law.name == "mixed" else "the law's"
-    lines = [f"  groups: loss over {whose} at the same {' and '.join(fit.axes)}, 95 %"]
+    whose = "that of the mean group" if fit.law.name == "mixed" else "that of the law"
+    lines = [f"  groups: loss divided by {whose} at the same {' and '.join(fit.axes)}, 95 %"]
     for word, offsets in (("below", fit.groups), ("above", fit.groups[::-1])):
         off = [one for one in offsets if one.word == word]
         for one in off[:SHOWN]:
@@ -87,8 +87,8 @@ def _groups(fit: Fit) -> list[str]:
         if len(off) > SHOWN:
             lines.append(f"    {word}  {len(off) - SHOWN} more; --json lists all")
     rest = sum(not one.word for one in fit.groups)
-    chance = "" if fit.law.name == "mixed" else f"; chance alone puts about {0.05 * len(fit.groups):.2g} outside"
-    return [*lines, f"    not told apart from it: {rest} of {len(fit.groups)}{chance}"]
+    chance = "" if fit.law.name == "mixed" else f"; by chance, about {0.05 * len(fit.groups):.2g} would differ"
+    return [*lines, f"    no significant difference: {rest} of {len(fit.groups)}{chance}"]
 
 
 def excluded_text(excluded: Sequence[Excluded]) -> list[str]:
@@ -189,7 +189,7 @@ def plan_text(plan: Plan, fit: Fit) -> str:
             for p in plan.proposals
         ]
     else:
-        lines.append("no next run is named: points without scatter, as a formula writes them, leave nothing to learn")
+        lines.append("no next run is named: points without scatter, as from a formula, leave nothing to learn")
     return "\n".join(lines)
 
 

@@ -102,8 +102,9 @@ class Pace:
         self.told_slow = True
         usual = statistics.median(self.usual)
         return (
-            f"A step takes {max(now, before):.2g} s and longer, {usual:.2g} s before. Other programs may be using "
-            "these cores or this device; a run with fewer threads (--set compute.threads=1) suffers less from them."
+            f"A step takes {max(now, before):.2g} s or longer now; before, it took {usual:.2g} s. Other programs may "
+            f"be using "
+            "these cores or this device. A run with fewer threads (--set compute.threads=1) suffers less from them."
         )
 
     def left(self) -> float | None:

@@ -1,4 +1,4 @@
-"""`matscale evaluate`: errors of trained models on a dataset, by group, and those of baselines beside them."""
+"""`matscale evaluate`: errors of trained models and of baselines on a dataset, also by group."""
 
 from __future__ import annotations
 
@@ -42,7 +42,14 @@ AVERAGED = {"auto": None, "average": True, "raw": False}
 @data_option
 @click.option("--by", multiple=True, type=click.Choice(WAYS), help="Errors of each group, too; may be repeated.")
 @click.option(
-    "--worst", type=click.IntRange(0), default=5, show_default=True, help="Structures with the largest loss to list."
+    "--by", multiple=True, type=click.Choice(WAYS), help="Also show the errors of each group; may be repeated."
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Number of structures to list: those with the largest loss.",
 )
 @evaluation_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by model.")
@@ -52,8 +59,8 @@ def evaluate(
     """Print the errors of the trained models in folders RUN, and those of baselines beside them.
 
     Several models are measured on the same structures. Baselines are fitted on the training part of a run, as the model
-    was. A group of --by element has the forces on atoms of this element, and energies and stresses of the structures
-    that contain it.
+    was. With --by element, a group has the forces on the atoms of one element, and the energies and stresses of the
+    structures that contain this element.
     """
     tell = _json if as_json else _text
     evaluated(runs, data, lambda found: click.echo(tell(found)), by=by, n_worst=worst, **options)
@@ -69,7 +76,7 @@ def evaluated(
     weights: str,
     **options: Any,
 ) -> None:
-    """Evaluate runs and call `show` with the result. Says on stderr what is measured and what is left out.
+    """Evaluate runs and call `show` with the result. Prints to stderr which structures are measured or left out.
 
     `options` are those of `evaluate_runs`. A file in `data` is packed for the time of the call.
     """
@@ -117,16 +124,15 @@ def _text(found: Evaluation) -> str:
 def _table(
     heads: list[str], rows: Sequence[tuple[list[str], Mapping[str, float]]], columns: Mapping[str, Column]
 ) -> str:
-    """Text table with the words `heads` in front of columns of metrics."""
+    """Text table of metrics; `heads` are the headings of the columns in front of the metrics."""
     told = [[*words, *(one.cell(metrics) for one in columns.values())] for words, metrics in rows]
     return aligned([[*heads, *columns], *told], right=range(len(heads), len(heads) + len(columns)))
 
 
 def _groups(found: Evaluation, way: str) -> list[str]:
-    """Tables of the groups of one way: a row for each group and model, the largest groups if there are many.
+    """Table of errors for one way of grouping: a row for each group and model. Of many groups, the largest are shown.
 
-    Of the baselines, the one with the lowest loss is shown.
-    """
+    Only the baseline with the lowest loss is shown."""
     best = sorted(found.baselines, key=lambda model: model.metrics.get("loss", float("inf")))[:1]
     models = {model.name: model.survey.groups()[way] for model in (*found.runs, *best)}
     groups = models[found.runs[0].name]

@@ -41,7 +41,7 @@ evaluation_options = with_options(
         type=click.Choice(["auto", "validation", "train", "all"]),
         default="auto",
         show_default=True,
-        help="Part to measure on; auto: the run's validation part of its own dataset, all of any other.",
+        help="Part to measure on; auto: the validation part if the run was trained on this dataset, otherwise all.",
     ),
     checkpoint_option,
     click.option(

@@ -20,7 +20,7 @@ from matscale.core.files import write_text
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="view.html",
               show_default=True, help="The page.")  # fmt: skip
 @click.option("--structures", "n_structures", type=click.IntRange(1, 2000), default=60, show_default=True,
-              help="Structures in the page: half with the largest errors, the others at random.")  # fmt: skip
+              help="Number of structures in the page: half with the largest errors, the others at random.")  # fmt: skip
 @click.option("--row", "rows", type=click.IntRange(0), multiple=True, metavar="ROW",
               help="Row of the data to show first; may be repeated.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random structures.")

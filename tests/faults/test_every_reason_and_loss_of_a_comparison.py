@@ -57,7 +57,7 @@ def test_a_pair_that_is_not_comparable_keeps_the_reasons_of_the_refused_side(ref
         for where in (text, report, pair.reason, json.dumps(refused.plain(), ensure_ascii=False)):
             assert reason in where
     assert "slopes of slices are local, since the joint law nd shows for good a floor of" in pair.reason
-    assert f"besides, {fit.verdict_with_reasons}" in pair.reason or pair.reason.endswith(fit.verdict_with_reasons)
+    assert f"also, {fit.verdict_with_reasons}" in pair.reason or pair.reason.endswith(fit.verdict_with_reasons)
 
 
 def test_a_multiplier_by_a_refused_law_says_why_it_was_refused(refused: Comparison) -> None:
@@ -85,7 +85,7 @@ def test_a_loss_outside_the_points_of_one_basis_is_never_answered_at_another(ask
     assert (loss, why[:29]) == (2.2, "outside the points of one: fr")
     assert at_best.plain()["outside"] == [{"loss": 2.2, "reason": why}]
     for text in (comparison_text(asked), " ".join(cheaper(asked))):
-        assert "For the same loss of 2.2, it is unknown what " in text
+        assert "For the same loss of 2.2, it is unknown how much " in text
         assert f" (the best n and d of each), {why}" in text
         assert f"unknown at 2.2, {why}" in text
         assert "the lowest that both have points for" not in text

@@ -108,7 +108,7 @@ def test_the_report_has_one_word_for_slices_and_another_for_laws(report: Report)
     assert {min(line.x) for line in lines} == {3000}
     assert {max(line.x) for line in lines} == {300_000}
     assert "a slope of α = 0.1" in panel.sentences[0]
-    assert "and no exponent" in panel.sentences[0]
+    assert "not an exponent" in panel.sentences[0]
 
 
 def of_grid(
@@ -141,7 +141,7 @@ def of_grid(
     ("noise", "data", "axis", "why", "helps"),
     [
         (0.1, DATA, "n", "the joint law of other is not identifiable (c: ", "more seeds of other"),
-        (0.005, DATA[-1:], "n", "other has no joint law, for want of a grid of n and d", "other on a grid: at least"),
+        (0.005, DATA[-1:], "n", "other has no joint law, since it has no grid of n and d", "other on a grid: at least"),
         (0.005, DATA, "c", "the joint law of good has no exponent of compute: FLOPs do not grow with d", "--axis n"),
     ],
 )
@@ -192,8 +192,8 @@ def test_joint_laws_are_compared_where_both_stand_though_slices_have_floors(floo
 def test_a_slice_with_a_floor_of_its_own_is_no_second_law(floored: Table) -> None:
     fit = matscale.fit(floored, "floor", architecture="a", axis="n", samples=100)
     assert (fit.law.name, fit.verdict) == ("floor", "local slope")
-    assert "that of this slice, 1.5" in fit.reasons[0].text
-    assert fit.reasons[0].text.endswith("and its exponent are those at d = 100,000")
+    assert "the floor of this slice, 1.5" in fit.reasons[0].text
+    assert fit.reasons[0].text.endswith("and its exponent hold at d = 100,000 only")
     assert "(of this slice alone)" in fit_text(fit)
     assert "for this slice alone: the joint law nd has a floor of" in sentence(fit)
 

@@ -67,7 +67,7 @@ def test_a_variable_with_several_values_is_held_at_that_with_most_sizes() -> Non
     fit = matscale.fit(rows, "n")
     assert fit.fixed == "e = 8"
     assert fit.parameters["alpha"] == pytest.approx(0.3, abs=0.005)
-    assert {one.reason for one in fit.table.excluded} == {"its e is another: the law in n is fitted at e = 8"}
+    assert {one.reason for one in fit.table.excluded} == {"its e differs: the law in n is fitted at e = 8"}
 
 
 def test_architectures_are_compared_at_one_value_each_of_a_further_variable() -> None:

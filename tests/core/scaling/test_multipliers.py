@@ -131,7 +131,9 @@ def test_losses_that_only_one_has_points_for_are_not_compared(rng: Rng) -> None:
     rows = table(ladder(rng, arch="a"), ladder(rng, arch="b", prefactor=3000.0))
     result = compare(rows, [], LAWS, axis="n")
     assert "there is no loss that both have points for: a 0.4" in by_axis(result)["n"].reason
-    assert result.cheaper[0].startswith("For the same loss, it is unknown what a needs against b: there is no loss")
+    assert result.cheaper[0].startswith(
+        "For the same loss, it is unknown how much a needs, compared with b: there is no loss"
+    )
     assert laws_figures.cheaper(result) is None
 
 
@@ -145,7 +147,7 @@ def test_what_is_known_is_said_before_what_is_not(rng: Rng) -> None:
 def test_an_architecture_that_learned_nothing_needs_no_multiple(rng: Rng) -> None:
     rows = table(ladder(rng, arch="a"), ladder(rng, arch="b", exponent=0.0, noise=1e-3))
     [told] = compare(rows, [], LAWS, axis="n").cheaper
-    assert "against b: b is no learning (a: " in told
+    assert "compared with b: b is no learning (a: " in told
 
 
 def test_the_data_multiplier_holds_the_size_of_each(rng: Rng) -> None:
@@ -221,7 +223,7 @@ def test_with_many_architectures_each_is_set_against_the_best(rng: Rng) -> None:
     figure, (*_, said) = laws_figures.cheaper(result), cheaper(result)
     assert figure is not None
     assert {str(trace.name)[-5:] for trace in figure.data if trace.name} == {"b / a", "c / a"}
-    assert said == "Each is set against a, the first of the ranking; matscale compare has all pairs."
+    assert said == "Each is compared with a, the first of the ranking; matscale compare has all pairs."
 
 
 def test_a_multiple_that_is_not_known_is_called_so() -> None:

@@ -121,7 +121,7 @@ def test_without_runs_on_a_device_its_peak_and_an_assumed_share_count_and_that_i
     assert (given.by, given.flops_per_s) == ("given", pytest.approx(0.3 * 989e12))
     other = speed_on("H100", runs_on("cuda:0 (NVIDIA H100)"), 1e5, precision="bf16")  # the runs were made in fp32
     assert other.by == "assumed"
-    with pytest.raises(ConfigError, match="no peak of a device 'abacus'"):
+    with pytest.raises(ConfigError, match="no known peak of a device 'abacus'"):
         speed_on("abacus", table, 1e5)
 
 

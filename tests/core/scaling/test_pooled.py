@@ -147,14 +147,14 @@ def test_a_group_that_decides_the_exponent_is_named(rng: Rng) -> None:
 
 def test_an_exponent_that_rests_on_one_group_is_an_incomplete_design(rng: Rng) -> None:
     one = matscale.fit(table(rng, (9, 1, 1, 1), sigma=0.001), "mixed")
-    said = "b: the exponent rests on the group g0: without it, the others have too few sizes for one"
+    said = "b: the exponent rests on the group g0: without it, the others have too few sizes for it"
     assert (one.verdict, [str(reason) for reason in one.reasons]) == ("incomplete design", [said])
     two = matscale.fit(table(rng, (2, 2, 1)), "mixed")
     assert "b: the exponent rests on the groups g0, g1: " in " ".join(map(str, two.reasons))
     assert "b" not in triggers(matscale.fit(table(rng, (4, 4, 4)), "mixed"))
     pair = matscale.fit(table(rng, (6, 6)), "mixed")
     assert "b" not in triggers(pair)
-    assert "reason d could not be tried without g0 or g1: the others have no mixed law" in pair.notes
+    assert "reason d could not be tested without g0 or g1: the others have no mixed law" in pair.notes
 
 
 def test_data_that_every_group_has_one_amount_of_stand_in_its_offset(rng: Rng) -> None:
@@ -197,7 +197,7 @@ def test_a_leaderboard_is_one_law_whose_residuals_are_offsets(rng: Rng) -> None:
     assert sum(bool(one.word) for one in fit.groups) < 6
     text = fit_text(fit)
     assert "below  0.3" in text
-    assert "chance alone puts about 2 outside" in text
+    assert "by chance, about 2 would differ" in text
 
 
 def test_models_of_one_size_are_no_seeds_of_each_other(rng: Rng) -> None:
@@ -276,7 +276,7 @@ def test_the_report_shows_how_far_architectures_lie_off_one_law(rng: Rng) -> Non
     assert row[:2] == ["all 4 groups", "mixed in n"]
     figure = laws_figures.offsets(fit)
     assert [trace.name for trace in figure.data] == [one.group for one in fit.groups]
-    assert any("Loss below that of the mean architecture at the same size: g" in said for said in words.apart(fit))
+    assert any("Loss below the loss of the mean architecture at the same size: g" in said for said in words.apart(fit))
 
 
 # The command --------------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_fit_prints_the_groups_of_a_leaderboard(leaderboard: Path) -> None:
     text = CliRunner().invoke(main, [*asked, "--law", "mixed", "--axis", "n"])
     assert text.exit_code == 0, text.output
     assert text.stdout.startswith("all 3 groups: mae(n): ")
-    assert "  groups: loss over that of the mean group at the same n, 95 %\n    below  0." in text.stdout
+    assert "  groups: loss divided by that of the mean group at the same n, 95 %\n    below  0." in text.stdout
     assert "models.csv row 19: has no value of the loss" in text.stdout
     [one] = json.loads(CliRunner().invoke(main, [*asked, "--law", "mixed", "--axis", "n", "--json"]).stdout)
     assert [group["group"] for group in one["groups"]] == ["A", "B", "C"]

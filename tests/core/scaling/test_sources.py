@@ -48,7 +48,7 @@ def test_a_map_says_what_the_columns_are(tmp_path: Path) -> None:
 
 def test_a_map_with_a_name_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", "m,1k,3.0")
-    with pytest.raises(ConfigError, match="'params' is none of our names"):
+    with pytest.raises(ConfigError, match="'params' is not a name of matscale's"):
         read(path, {"params": "n"})
 
 

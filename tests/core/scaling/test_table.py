@@ -31,7 +31,7 @@ def test_a_run_that_diverged_at_its_end_is_not_taken_for_what_it_was_before() ->
     assert [one.reason for one in table.excluded] == [
         "its run diverged later",
         "diverged: its loss is not finite",
-        "has no validation: finite losses follow",
+        "has no validation: later losses are finite",
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_law_in_n_is_fitted_at_one_amount_of_data_and_the_others_are_listed() 
     assert fixed == "d = 10"  # four sizes there, three at d = 50
     assert len(part) == 4
     assert len(part.excluded) == 3
-    assert part.excluded[0].reason == "its d is another: the law in n is fitted at d = 10"
+    assert part.excluded[0].reason == "its d differs: the law in n is fitted at d = 10"
 
 
 def test_the_other_value_can_be_chosen_and_an_unknown_one_is_refused() -> None:

@@ -47,7 +47,7 @@ def _training(fit: Fit) -> dict[str, str]:
         "parameters counted": fit.table.names.get("n", UNKNOWN),
         "schedule": _shown(facts.get("schedule")),
         "learning rates": _shown(facts.get("learning rates")),
-        "tuned per size": "see the learning rates: one value for all sizes was not tuned"
+        "tuned per size": "see the learning rates: if all sizes have one value, it was not tuned"
         if len(facts.get("learning rates") or []) == 1
         else _shown(facts.get("learning rates")),
         "batch": _shown(facts.get("global batch")),

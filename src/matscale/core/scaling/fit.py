@@ -191,7 +191,8 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
     The joint law contradicts it by a floor, or by another exponent. A term of the joint law in the variable that is
     held fixed bends the line of the fit: for a law in N, E + B D^-beta is a floor, so that the slope falls with N. For
     the same reason, a power law that was rejected for its curvature is a local slope. A slice with a floor of its own
-    is local, too, where the joint law stands with one: the floor of the slice is E + B D^-beta at this D alone.
+    is local, too, if the joint law is accepted and has a floor: the floor of the slice is E + B D^-beta at this D
+    alone.
     """
     fit = slice_of_grid
     if joint is None or fit.verdict not in SLOPES:
@@ -213,13 +214,13 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
 
 
 def _of_one_slice(fit: Fit, joint: Fit) -> Fit:
-    """Copy of a slice with a floor of its own as a local slope, since the joint law has a floor that is lower."""
+    """Copy of the fit of a slice with the verdict local slope: its floor is not that of the joint law."""
     floor, own = joint.law.floor, fit.law.floor
     assert floor is not None
     assert own is not None
     where = fit.fixed or f"the runs that vary in {fit.axes[0]} alone"
-    text = f"the joint law {joint.law.name} has a floor of {joint.told(floor)}; that of this slice, {fit.told(own)}, "
-    reason = Reason("i", f"{text}and its exponent are those at {where}")
+    text = f"the joint law {joint.law.name} has a floor of {joint.told(floor)}; the floor of this slice, "
+    reason = Reason("i", f"{text}{fit.told(own)}, and its exponent hold at {where} only")
     return replace(fit, reasons=(reason,), verdict=LOCAL_SLOPE)
 
 
@@ -294,7 +295,7 @@ def best_way(table: Table) -> str:
 
 
 def widest(table: Table) -> str:
-    """Name of the variable with the largest number of sizes; n comes before d, and d before c, if they have as many."""
+    """Name of the variable with the largest number of sizes; in a tie, n comes before d, and d before c."""
     known = [axis for axis in AXES if table.has(axis)]
     if not known:
         raise DataError("The table has no column with a size: n, d or c. Map a column with --map n=COLUMN.")

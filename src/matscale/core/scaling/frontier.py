@@ -206,5 +206,5 @@ def not_predicted(fit: Fit) -> list[Reason]:
         f"{percent(one.error)} at c = {size(one.at[fit.axes[0]])}{'' if one.covered else ', outside its interval'}"
         for one in missed
     )
-    text = f"predictions from the cheaper runs miss: {told}; a frontier needs errors within {NEAR:.0%} and the interval"
+    text = f"predictions from the cheaper runs miss: {told}; errors must be below {NEAR:.0%} and inside the interval"
     return [Reason("f", text, widening=max(one.widening for one in missed))]

@@ -22,7 +22,7 @@ from matscale.core.scaling.text import percent, size
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, missed, too_few
 
 OFF = 0.05
-"""p-value, over all values of a variable, below which the runs of one value lie off the law together."""
+"""p-value, over all values of a variable, below which the runs of one value are taken to lie off the law together."""
 SEEN = 0.1
 """Least change of the slope along a bend that counts, as a share of the half-width of the exponent's interval."""
 
@@ -78,10 +78,11 @@ def _unstable(
 ) -> list[Reason]:
     """Reason against the law, if an exponent depends on one value of a variable (trigger d of the verdict).
 
-    `level` numbers the values of the variable with index `axis`; they are left out in turn. Few values determine floor
-    and exponent together, so that the exponents of a true law change a lot as well. A change therefore counts only if
-    runs of one value lie off the law together, at 5 % over all values of the variable.
+    `level` numbers the values of the variable with index `axis`; they are left out in turn. If few values determine
+    floor and exponent together, the exponents of a true law change a lot, too. A change therefore counts only if runs
+    of one value lie off the law together, at 5 % over all values of the variable.
     """
+    # The factor is Bonferroni's correction: each value of the variable is tested.
     p = _chances(law, solution, x, y, sizes, level) * (int(level.max()) + 1)
     if p.min() >= OFF:
         return []
@@ -107,22 +108,24 @@ def _chances(
 ) -> Array:
     """p-value of an offset that the runs of each value of a variable share, by a t-test with the law linearised.
 
-    `sizes` and `level` number the model sizes and the values of the variable. The noise is what is left with the
-    offset: without it, a value far off would look like scatter.
+    `sizes` and `level` number the model sizes and the values of the variable. The noise is estimated from the residuals
+    with the offset: without the offset, a value far off would look like scatter.
     """
     at = x - solution.frame.x
     known = _orthonormal(law.derivatives(solution.theta, at))
     residual = y - solution.frame.y - law.value(solution.theta, at)
+    # Huber's fit leaves in the residual a small part that the parameters could take up; the t-test assumes none.
     residual = residual - known @ (known.T @ residual)
     counts, found = np.bincount(sizes), np.ones(int(level.max()) + 1)
     for k in range(len(found)):
         own = (level == k).astype(float)
-        free = own - known @ (known.T @ own)
+        free = own - known @ (known.T @ own)  # the part of an offset that the parameters cannot take up
         if free @ free < 1e-6 * own.sum():
             continue  # only these runs determine some parameter
         weights = free / (free @ free)
         offset = float(weights @ residual)
         share = np.bincount(sizes, own) / counts
+        # An offset of whole sizes costs a degree of freedom between sizes, any other offset one within sizes.
         of_sizes = between_sizes(law) + bool((share == share.round()).all())
         noise = take_apart(residual - offset * free, sizes, law.n_parameters + 1, of_sizes)
         (variance,), (freedom,) = noise.of_sums(weights[None])
@@ -194,6 +197,7 @@ def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
         spread = float(np.std(np.mean([one.samples for one in slices], axis=0)))
         freedom = min([len(slices) - 1] * (len(slices) > 1) + [one.n_sizes - 2 for one in slices])
         off = float(np.sqrt(error**2 + between**2 / len(slices) + spread**2))
+        # In a table without scatter, as from a formula, any difference would count: hence at least 1 % of the slope.
         limit = float(stats.t.ppf(0.975, freedom)) * max(off, 0.01 * abs(slope))
         if abs(slope - implied) > limit:
             at = f"{len(slices)} values of {'d' if axis == 'n' else 'n'}" if len(slices) > 1 else slices[0].fixed

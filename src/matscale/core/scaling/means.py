@@ -219,7 +219,7 @@ def hold(table: Table, axis: str, others: Sequence[str], at: float | None = None
         fixed = ", ".join(held)
         if other != BESIDE.get(axis):
             _refuse_changing(table, table.take(kept), axis, other)
-        table = table.keep(kept, f"its {other} is another: the law in {axis} is fitted at {fixed}")
+        table = table.keep(kept, f"its {other} differs: the law in {axis} is fitted at {fixed}")
     return table, ", ".join(held)
 
 

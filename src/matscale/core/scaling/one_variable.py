@@ -28,7 +28,7 @@ OUTLIERS = 0.002
 
 
 def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss", at: float | None = None) -> Fit:
-    """Fit a law in `axis` to the runs of a table at one value of the other variable: `at`, or that with most sizes."""
+    """Fit a law in `axis` to runs with one value of the other variable: `at`, or the value with most sizes."""
     bar = lowest_bar(table, target)
     chosen, fixed = slice_of(table.ends(), axis, at)
     refuse_mixed_costs(chosen, axis)

@@ -27,7 +27,7 @@ STILL = {
     INCOMPLETE: "if the law holds, which these runs cannot test",
     NOT_IDENTIFIABLE: "the exponent is not known better than",
 }
-"""How the widened intervals of a refused law may be read, by the verdict on the law."""
+"""Condition under which the widened intervals of a refused law hold, by the verdict on the law."""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 | trigger | fires when |
 |---|---|
 | a | the best run does not beat every baseline, or more than 30 % of the sizes lie within 2 % of one value (plateau) |
-| b | fewer than 4 sizes, or less than a decade from smallest to largest; or an interval too wide for f ever to fire |
+| b | fewer than 4 sizes, or less than a decade from smallest to largest; or an interval so wide that f can never fire |
 | c | the interval of the exponent contains 0, or is wider than the exponent; or the loss rises |
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
 | f | the largest held-out size lies outside its 95 % prediction interval |
 | g | the joint law contradicts the slopes of the slices of the grid, all slices together |
-| h | an optimum lies at the edge of what was tried |
+| h | an optimum lies at the edge of the values that were tried |
 | i | the slope may hold in the range of the points only: the joint law has a floor, or a floor is not excluded |
 
 In a joint law, d and e look along each variable. d leaves out its values in turn and fires only if runs of one value
@@ -142,7 +142,7 @@ def too_few(
     decades: float,
     what: str = "size",
     least: int = 4,
-    needed: str = "a law needs 4, and a test of it more",
+    needed: str = "a law needs 4, and its test needs more",
 ) -> list[Reason]:
     """Reasons against a law with fewer than `least` sizes, or with sizes that span less than a decade (trigger b)."""
     reasons = [Reason("b", f"{counted(n, what)} in {axis}; {needed}")] if n < least else []
@@ -171,7 +171,7 @@ def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
 def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:
     """Reason against a law whose exponent changes too much without one of the sizes (trigger d).
 
-    `is_large` says what is too much. The half-width of the interval is about two standard errors, with Student's factor
+    `is_large` defines "too much". The half-width of the interval is about two standard errors, with Student's factor
     for few sizes.
     """
     if len(means) - 1 <= law.n_parameters:
@@ -244,7 +244,7 @@ def missed(held: list[HeldOut]) -> list[Reason]:
     """Reason against a law if the largest held-out size lies outside its 95 % prediction interval (trigger f).
 
     If the interval is so wide that the test cannot fail, the reason is one of trigger b. Only the largest size counts:
-    among several, one outside its 95 % interval would be no surprise.
+    among several sizes, chance often puts one outside its 95 % interval.
     """
     if not held:
         return []

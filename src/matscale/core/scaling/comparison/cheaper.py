@@ -162,7 +162,8 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
         elif basis != BEST:
             one = group[0]
             told.append(
-                f"For the same {noun(target)}, it is unknown what {one.first} needs against {one.second}: {one.reason}"
+                f"For the same {noun(target)}, it is unknown how much {one.first} needs, compared with {one.second}: "
+                f"{one.reason}"
             )
     return told
 
@@ -185,8 +186,8 @@ def _outside(known: Sequence[Multiplier], target: str) -> list[tuple[str, str]]:
         for reason, one in reasons.items():
             what = "" if all(loss in dict(other.outside) for other in known) else f" in {one.what}"
             where = f" ({one.basis})" if one.basis else ""
-            head = f"For the same {noun(target)} of {loss:.4g}, it is unknown what {one.first} needs{what} against "
-            told.append((f"{head}{one.second}{where}", reason))
+            head = f"For the same {noun(target)} of {loss:.4g}, it is unknown how much {one.first} needs{what}, "
+            told.append((f"{head}compared with {one.second}{where}", reason))
     return told
 
 
@@ -231,5 +232,5 @@ def details(found: Sequence[Multiplier], target: str) -> list[str]:
         if one.floor:
             name, *ends = one.floor
             held = f" ({one.basis})" if one.basis else ""
-            lines.append(f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never gets there{held}")
+            lines.append(f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never reaches it{held}")
     return list(dict.fromkeys(lines))

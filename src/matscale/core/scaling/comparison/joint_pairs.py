@@ -30,7 +30,7 @@ HELP = {
     NO_LEARNING: "runs of {name} that learn",
     INCOMPLETE: "more sizes of {name}, over a wider range of n and d",
     NOT_IDENTIFIABLE: "more seeds of {name}, or sizes further apart",
-    REJECTED: "a search for the size of {name} that is off the others; more runs of the same sizes do not help",
+    REJECTED: "a search for the size of {name} that deviates from the others; more runs of the same sizes do not help",
 }
 """Remedy for a joint law that was refused, by its verdict."""
 
@@ -92,10 +92,11 @@ def _of_compute(alpha: Array, beta: Array, cost: CostLaw) -> Array:
 
 
 def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fit], axis: str) -> Pair:
-    """Copy of `pair` in which joint laws are compared where they stand and slices are local slopes.
+    """Copy of `pair` with the exponents of accepted joint laws compared, if slopes of slices are only local.
 
-    A floor in the joint law of either side makes slopes of slices local: their difference is none of exponents. If the
-    other side has no joint law that stands, the pair is then not comparable, unless both slices have floors.
+    If the joint law of either architecture has a floor, slopes of slices are local, and their difference is not a
+    difference of exponents. If the other architecture has no accepted joint law, the pair is then not comparable,
+    unless both slices have floors.
     """
     sides = {name: joints[name] for name in (pair.first, pair.second)}
     floored = [joint for joint in sides.values() if joint is not None and joint.shows_floor]
@@ -131,12 +132,12 @@ def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fi
 
 def _missing(name: str, joint: Fit | None) -> str:
     if joint is None:
-        return f"{name} has no joint law, for want of a grid of n and d"
+        return f"{name} has no joint law, since it has no grid of n and d"
     return f"the joint law of {joint.verdict_with_reasons}"
 
 
 def _not_comparable(pair: Pair, why: str, helps: str) -> Pair:
-    """Copy of `pair` without a test, for the reason `why`; a reason that the pair has already is kept beside it."""
+    """Copy of `pair` without a test, for the reason `why`; an earlier reason of the pair is kept, too."""
     nan = float("nan")
     own = pair.reason.removeprefix(DOUBT)
     return replace(
@@ -148,7 +149,7 @@ def _not_comparable(pair: Pair, why: str, helps: str) -> Pair:
         p=nan,
         p_adjusted=nan,
         verdict=NO_TEST,
-        reason=f"{DOUBT}{why}" + (f"; besides, {own}" if own else ""),
+        reason=f"{DOUBT}{why}" + (f"; also, {own}" if own else ""),
         note="",
         crossing=None,
         power=nan,

@@ -4,8 +4,8 @@ Each law is inverted: it then gives the compute (hours, parameters, data) at whi
 the ratio of the amounts of two architectures. The uncertainty of the laws gives its interval: random samples of both
 laws are inverted, too, and the ratios of independent samples are taken. Samples of a joint law are those of its
 bootstrap. Samples of a law in one variable are drawn with the covariance of its parameters. The quantiles of the ratios
-are widened to Student's t with Satterthwaite's degrees of freedom: samples of Student's t on both sides would count few
-sizes twice. docs/laws.md reports the coverage of the intervals of multipliers.
+are widened to Student's t with Satterthwaite's degrees of freedom: samples of Student's t on both sides would count the
+effect of few sizes twice. docs/laws.md reports the coverage of the intervals of multipliers.
 
 Each architecture's law has the form that its own points support. Multipliers are given at losses within the points of
 both architectures.
@@ -106,7 +106,7 @@ class Needs:
 def multipliers(
     a: ArchitectureLaws, b: ArchitectureLaws, axis: str, fixed: str, at_loss: Sequence[float]
 ) -> tuple[Multiplier, ...]:
-    """Ratios of what `a` and `b` need for the same loss: of each quantity that grows with `axis`, and of compute.
+    """Ratios of the amounts that `a` and `b` need for the same loss: compute, and quantities that grow with `axis`.
 
     The multiplier of compute at the best n and d is added if both architectures have a joint law.
     """

@@ -99,7 +99,7 @@ def settling(
     ratio is assumed to stay.
     """
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
-        return Settling(None, None, "from these sizes it is not known how many would settle it")
+        return Settling(None, None, "these sizes do not tell how many would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
     slopes = [slope_error(one, len(m), width) for one, m, width in zip(scatter, (a, b), widths, strict=True)]
     wider = max(error / math.hypot(*slopes), 1.0) if n_parameters > 2 else 1.0
@@ -117,7 +117,7 @@ def settling(
     if sizes is not None and sizes <= now:
         return Settling(sizes, None, f"{now} sizes are enough for a difference of {abs(difference):.3f}")
     by_sizes = f"{sizes} sizes per architecture" if sizes else f"more than {MOST} sizes per architecture"
-    by_seeds = f", or {seeds} seeds per size" if seeds else "; more seeds alone would not do"
+    by_seeds = f", or {seeds} seeds per size" if seeds else "; more seeds alone are not enough"
     text = (
         f"a difference of {abs(difference):.3f} would be shown (power 80 %) by {by_sizes} over the same range{by_seeds}"
     )

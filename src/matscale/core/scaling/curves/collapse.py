@@ -90,7 +90,7 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
     if not found:
         return Collapse(
             name,
-            untested="no run has three validations before its last, of which the first is in its first third",
+            untested="no run has three validations before its last one, the first of them in its first third",
         )
     sizes = cells(found)
     centres = [_centre(members) for members in sizes]

@@ -135,7 +135,7 @@ def batch_law(optima: Sequence[Optimum]) -> DialLaw:
     both = dial_law(optima, BATCH, ("d", "n"))
     if "n" not in both.exponents or both.chances["n"] >= SIGNIFICANT:
         return alone
-    return replace(both, notes=(*both.notes, "the best batch moves with n too, at the same d"))
+    return replace(both, notes=(*both.notes, "the best batch changes with n, too, at the same d"))
 
 
 @dataclass(frozen=True)

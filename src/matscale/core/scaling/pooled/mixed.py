@@ -290,10 +290,9 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
 
 
 def _on_few_groups(points: Points) -> list[Reason]:
-    """Reason against the law, if the others have no exponent without one of the groups (trigger b of the verdict).
+    """Reason against the law, if without one group the others are too few for an exponent (trigger b of the verdict).
 
-    Then the slope of this group is taken for that of all, and d cannot be tried on it.
-    """
+    The exponent is then the slope of this group alone, and trigger d cannot be tested without it."""
     names, number = points.groups
     spare = np.bincount(number) - 1
     needed = [
@@ -304,7 +303,7 @@ def _on_few_groups(points: Points) -> list[Reason]:
     if not needed:
         return []
     which, them = ("group", "it") if len(needed) == 1 else ("groups", "any one of them")
-    text = f"the exponent rests on the {which} {listed(needed)}: without {them}, the others have too few sizes for one"
+    text = f"the exponent rests on the {which} {listed(needed)}: without {them}, the others have too few sizes for it"
     return [Reason("b", text)]
 
 
@@ -402,7 +401,7 @@ def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
         )
     needed = [name for name, rest in _without_each(points).items() if rest is None]
     if needed and not _on_few_groups(points):
-        said.append(f"reason d could not be tried without {listed(needed, by=' or ')}: the others have no mixed law")
+        said.append(f"reason d could not be tested without {listed(needed, by=' or ')}: the others have no mixed law")
     if found.can_be_none:
         said.append("all groups may lie on one line: tau = 0 is not excluded")
     return [*said, *filter(None, [seen_note(table)])]

@@ -125,7 +125,7 @@ class ColumnChoice:
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
 
     def without_run(self) -> ColumnChoice | None:
-        """Choice with another column as the name of the run: the next that fits, or none.
+        """Choice with the next fitting column as the name of the run.
 
         If none fits, the choice has no column of the run.
         """

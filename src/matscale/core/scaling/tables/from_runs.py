@@ -59,8 +59,8 @@ def read_runs(
 
     Runs are excluded, with the reason, if they failed, stopped or still run; if they were imported, are pre-training or
     overfit checks, or lack the error asked for; and if their files are damaged or were changed. Raises DataError if the
-    losses of two runs are different quantities, since they differ in dataset, validation part (share, seed, what the
-    split keeps together), labels, or weights in training.
+    losses of two runs are different quantities, since they differ in dataset, validation part (share, seed, rule of the
+    split), labels, or weights in training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
@@ -83,7 +83,7 @@ def read_runs(
             _definition(fact)
             _facts([fact])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-            told = f"cannot be used: its records lack or garble something ({type(error).__name__}: {error})"
+            told = f"cannot be used: its records are incomplete or damaged ({type(error).__name__}: {error})"
             excluded.append(Excluded(str(folder), told))
             continue
         rows += found
@@ -111,9 +111,9 @@ def config_of(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unfit_config(config: Mapping[str, Any]) -> str:
     if not all(isinstance(config.get(key, {}), dict) for key in ("data", "loss", "optimizer", "schedule")):
-        return "cannot be used: a section of its config.toml is none"
+        return "cannot be used: a section of its config.toml is not a table"
     if config.get("data", {}).get("overfit"):
-        return "is an overfit check: it is validated on what it was trained on"
+        return "is an overfit check: it is validated on its training structures"
     return ""
 
 

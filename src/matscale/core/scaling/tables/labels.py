@@ -89,8 +89,8 @@ def labels_of(table: Table) -> list[str]:
 def refuse_confounded(table: Table) -> None:
     """Raises DataError if a label has other values for other sizes, so that a law would mix the two effects.
 
-    A label that only names the sizes is allowed. A pooled table is not tested: its groups differ in much, which their
-    scatter includes.
+    A label that only names the sizes is allowed. A pooled table is not tested: its groups differ in many ways, and
+    their scatter includes these differences.
     """
     if GROUP in table.words or len(table) == 0:
         return

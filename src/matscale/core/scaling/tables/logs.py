@@ -46,7 +46,7 @@ ALONG = ("d", "u", "s", "c")
 def name_runs(
     place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice, is_mapped: bool
 ) -> tuple[list[Row], list[Excluded], ColumnChoice, list[str]]:
-    """Name the run of each row of a table, so that steps of one run are told from separate runs.
+    """Name the run of each row of a table, to distinguish steps of one run from separate runs.
 
     Returns the rows to use, the rows that a resumed run repeated and that are left out, the choice of columns, and
     sentences on what was decided. `records` are the rows of the file; `is_mapped` says whether the user chose the
@@ -299,7 +299,7 @@ def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]
                 f"of one size. Is the table a log of {len(groups)} runs, or are its rows {len(measured)} separate "
                 f"runs? If they are steps, say --map step={theirs}; if each row is a run, say --map {axis}={theirs}."
             )
-        return [f"each row is taken as a run of its own with its {theirs}; if they are steps, say --map step={theirs}"]
+        return [f"each row counts as a separate run with its {theirs}; if rows are steps, give --map step={theirs}"]
     return []
 
 
@@ -380,7 +380,7 @@ def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice
     if several:
         apart = [k for k in (*IDENTITY, *AXES) if k in choice.names]
         told.append(
-            f"{choice.names['run']} is the same in runs of other {', '.join(apart)}: they are told apart by those"
+            f"{choice.names['run']} is the same in runs that differ in {', '.join(apart)}: these separate the runs"
         )
         for row in rows:
             if _by("run")(row) in several:
@@ -423,7 +423,7 @@ def _join_unnamed(
     if any(len({row["step"] for row in same}) < len(same) for same in runs.values()):
         raise DataError(f"{ask} Some steps have several losses, so these are several runs, or one that was resumed.")
     shared = [choice.names.get(key, key) for key in keys] + extra
-    return [_told(runs, measured, f"that share {', '.join(shared)}") + "; --map run=COLUMN says otherwise"]
+    return [_told(runs, measured, f"that share {', '.join(shared)}") + "; --map run=COLUMN overrides this"]
 
 
 def _label(row: Row, choice: ColumnChoice, keys: Sequence[str] = (*IDENTITY, "d")) -> str:

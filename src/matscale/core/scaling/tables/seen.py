@@ -50,7 +50,7 @@ def seen_note(table: Table) -> str:
     told += f"{size(float(ends[WHOLE][least]))} structures)"
     differ = shares.max() > 1.1 * shares.min()
     mixed = f"; shares differ, {_percent(shares.min())} to {_percent(shares.max())}" if differ else ""
-    return f"{told}{mixed}: for less than one pass, d is what was seen, and the law does not cover the rest"
+    return f"{told}{mixed}: for less than one pass, d is the amount seen, and the law does not cover the rest"
 
 
 def _totals(table: Table, seen: Array) -> Array:

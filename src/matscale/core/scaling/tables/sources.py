@@ -38,8 +38,7 @@ def read(
             meant = next((name for name, usual in KNOWN.items() if plain_name(ours) in usual), None)
             hint = f"Write --map {meant}={columns[ours]}." if meant else did_you_mean(ours, KNOWN)
             raise ConfigError(
-                f"--map {ours}={columns[ours]}: {ours!r} is none of our names for columns; write OUR_NAME=YOUR_COLUMN. "
-                f"{hint}"
+                f"--map {ours}={columns[ours]}: {ours!r} is not a name of matscale's; write NAME=YOUR_COLUMN. {hint}"
             )
     if target != "loss":
         columns.setdefault("loss", ERRORS.get(target, target))

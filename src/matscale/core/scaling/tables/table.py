@@ -2,7 +2,7 @@
 
 | column | meaning |
 |---|---|
-| loss | what is fitted: the compared loss, or another error |
+| loss | fitted quantity: the compared loss, or another error |
 | n, d, c | parameters, data, training FLOPs; any other number may be mapped to them |
 | u, s, e | unique structures and structures seen (laws `repetition`, `overfitting`), experts (law `routing`) |
 | arch, seed, run, step | the model that has this loss; rows of one run with several steps are its curve |
@@ -68,7 +68,7 @@ class Table:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Facts from the records for the checklist, other than columns."""
     notes: tuple[str, ...] = ()
-    """Notes on how the file was read: which columns were chosen, and what its rows are."""
+    """Notes on how the file was read: the chosen columns, and the meaning of its rows."""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
@@ -261,7 +261,7 @@ def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         elif diverged.setdefault(names[k], not is_finite):
             reasons[k] = "its run diverged later" if is_finite else "diverged: its loss is not finite"
         elif not is_finite:
-            reasons[k] = "has no validation: finite losses follow" if is_nan else "its loss is infinite"
+            reasons[k] = "has no validation: later losses are finite" if is_nan else "its loss is infinite"
     return reasons
 
 

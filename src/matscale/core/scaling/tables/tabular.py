@@ -115,7 +115,7 @@ def _delimited(path: Path, text: str, notes: list[str]) -> tuple[list[dict[str, 
     if comments and (not head or _has_numbers(head[0])):
         lines.insert(0, comments[-1] + "\n")
         head.insert(0, comments[-1])
-        notes = [*notes, "the names of the columns stand in a comment"]
+        notes = [*notes, "the names of the columns are in a comment"]
     if not head:
         return [], notes
     separator = separator or _separator(path, head[0], head[1:])

@@ -146,7 +146,7 @@ def test_the_segments_of_a_curve_are_its_runs(report: Report) -> None:
 
 
 def test_what_laws_did_not_see_is_listed(text: str) -> None:
-    assert "its d is another: the law in n is fitted at d = 10,000" in text
+    assert "its d differs: the law in n is fitted at d = 10,000" in text
 
 
 def test_names_from_records_are_text_and_never_markup(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def analyse(
         table = read_runs(folders, {}, curves=True, known=known)
     except MatscaleError as error:
         return Analysis(None, excluded=records.damaged, refusal=str(error))
-    why = "no baselines were asked for: whether a run learned anything is judged by plateaus alone"
+    why = "no baselines were asked for: only plateaus show whether a run learned anything"
     if baselines:
         table, why = replace(table, baselines=dict(baselines)), ""
     elif measure_baselines:

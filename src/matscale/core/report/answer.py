@@ -1,6 +1,6 @@
 """Answer on the first screen of a report: which architecture, how much cheaper, law or no law, in words.
 
-All that is said here is in the sections below with its figures; these are the sentences that a reader wants first.
+The sections below the answer repeat its statements with figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compared(analysis: Analysis) -> Comparison | None:
 
 
 def fits_shown(analysis: Analysis) -> list[Fit]:
-    """Laws of the loss that the answer speaks of: those over the main variable."""
+    """Laws of the loss that the answer describes: those over the main variable."""
     return [] if analysis.table is None else analysis.fits_in(main_axis(analysis.table))
 
 
@@ -54,7 +54,7 @@ def headline(analysis: Analysis) -> str:
 
 
 def answer(analysis: Analysis) -> list[str]:
-    """Sentences below the headline: losses, what one architecture needs against another, laws, reasons against laws."""
+    """Sentences below the headline: losses, costs of architectures compared, laws, reasons against laws."""
     if analysis.table is None:
         return [Markup("<b>{}</b> {}").format("Why:", analysis.refusal)]
     said: list[str] = []

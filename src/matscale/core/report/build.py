@@ -23,8 +23,8 @@ from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import Table
 
 MARKS = (
-    "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law; "
-    "a local slope (long dashes) ends with its points."
+    "The law is fitted to filled points, not to open ones; 95 % of new sizes fall into the band; a dotted line is not "
+    "a law; a local slope (long dashes) ends with its points."
 )
 SECTIONS = ("answer", "laws", "curves", "terms", "exponents", "residuals", "cost")
 
@@ -82,7 +82,7 @@ def _panels(records: Records, analysis: Analysis) -> Iterable[Panel]:
     if table is not None:
         yield from _law_panels(records, analysis, table)
     if any(run.curve.get("loss") for run in runs):
-        text = "Each line is a run's validations. A click on it finds the run; controls choose the axes and the groups."
+        text = "Each line is a run's validations. A click on it shows the run; controls choose the axes and the groups."
         yield Panel("curves", "curves", "Training curves", runs_figures.training_curves(runs), (text,))
     if any(one.curves for one in analysis.collapses.values()):
         said = [f"{name or 'runs'}: {one.text}." for name, one in analysis.collapses.items()]
@@ -159,7 +159,7 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
 
 
 def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
-    """Figures of multipliers, one for each comparison: the ratio of what two architectures need for the same loss."""
+    """Figures of multipliers, one for each comparison: ratios of the amounts that are needed for the same loss."""
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:

@@ -148,8 +148,8 @@ def cheaper(comparison: Comparison) -> Any | None:
     """Plot how many times as much one architecture needs as another for the same loss; None if that is unknown.
 
     The x axis is this loss. There is a curve for each of compute, hours, parameters and data. Each pair has a colour,
-    each of these quantities a dash. Every architecture is paired with the first of the ranking. Losses have the units
-    of the sentences beside the figure.
+    and each of these quantities has a dash. Every architecture is paired with the first of the ranking. Losses have the
+    units of the sentences beside the figure.
     """
     pairs = comparison.facing_first
     looks = style(f"{pair.first} / {pair.second}" for pair in pairs)
@@ -208,7 +208,7 @@ def offsets(fit: Fit) -> Any:
             "name": one.group, "showlegend": False, "meta": {"architecture": one.group},
             "hovertemplate": "%{y}<br>%{x:.3g}<extra></extra>",
         })  # fmt: skip
-    title = "loss / that of the mean architecture at its size"
+    title = "loss / loss of the mean architecture at the same size"
     fig = figure(traces, title, "", log=(True, False), height=110 + 26 * len(fit.groups))
     fig.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
     rows = as_text([one.group for one in fit.groups][::-1])
@@ -326,7 +326,8 @@ def _baselines(table: Table, target: str, ends: Table, axis: str, factor: float)
 def _labels(ranked: Sequence[tuple[str, float]], apart: float = 1.08) -> dict[str, str]:
     """Labels of the lines of baselines, by the name of the baseline that has the label.
 
-    Lines that are less than a factor of `apart` above the line below them share its label, which stands at the highest.
+    Lines that are less than a factor of `apart` above the line below them share its label, which is drawn at the
+    highest of these lines.
     """
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
@@ -340,7 +341,7 @@ def _labels(ranked: Sequence[tuple[str, float]], apart: float = 1.08) -> dict[st
 def _hover(
     rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0, fit: Fit | None = None
 ) -> dict[str, Any]:
-    """Texts of runs: name, N, D, loss, seed, and what the law `fit` says of the run."""
+    """Texts of runs: name, N, D, loss, seed, and the prediction of the law `fit` for the run."""
     texts = []
     told = [""] * len(rows) if fit is None else _predictions(rows, fit, factor)
     for row, k in enumerate(map(index.get, rows.words["run"].tolist())):
@@ -353,7 +354,7 @@ def _hover(
 
 
 def _predictions(rows: Table, fit: Fit, factor: float) -> list[Markup]:
-    """Words on each run of what a law predicts, or a line that is no law."""
+    """Text of the prediction for each run, by a law or by a line that is no law."""
     at = {axis: rows[axis] for axis in fit.axes} if len(fit.axes) > 1 else rows[fit.axes[0]]
     said = fit.predict(at)[0]
     what = "the law" if fit.is_law else "the slope" if fit.verdict == LOCAL_SLOPE else "the dotted line (no law)"

@@ -18,7 +18,7 @@ GRID, TEXT = "#dfe3e8", "#30363d"
 
 
 def as_text(value: Any) -> Any:
-    """Make plotly show a string, or the strings of a list, letter by letter: it takes texts for a kind of HTML.
+    """Make plotly show a string, or the strings of a list, letter by letter, since it reads text as a kind of HTML.
 
     Strings of `Markup` and other values stay.
 
@@ -31,7 +31,7 @@ def as_text(value: Any) -> Any:
 
 
 def with_texts(trace: Mapping[str, Any]) -> dict[str, Any]:
-    """Trace whose name, texts and categories are shown letter by letter. Templates refer to them: `%{text}`."""
+    """Trace whose name, texts and categories are shown letter by letter; templates use them as `%{text}`."""
     return {**trace, **{key: as_text(trace[key]) for key in ("name", "text", "x", "y") if key in trace}}
 
 

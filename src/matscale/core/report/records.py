@@ -1,4 +1,4 @@
-"""Records of runs for a report: configuration, status, and a training curve of so few points that pages stay small."""
+"""Records of runs for a report: configuration, status, and a training curve with few points, to keep pages small."""
 
 from __future__ import annotations
 

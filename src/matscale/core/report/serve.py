@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         # Another site's name may resolve to this machine (DNS rebinding); such requests get no answer.
         name = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
         if self.is_local and name not in LOOPBACK:
-            self.send_error(403, "ask for it as localhost")
+            self.send_error(403, "use the address localhost")
         elif self.path.partition("?")[0] == "/":
             self._answer("text/html", *self.pages.current())
         elif self.path == "/version":

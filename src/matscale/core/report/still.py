@@ -1,4 +1,7 @@
-"""Still picture of a figure, as SVG: what a page shows before its scripts have drawn, and without scripts."""
+"""Still picture of a figure, as SVG.
+
+A page shows it until its scripts have drawn the figure, or if scripts are blocked.
+"""
 
 from __future__ import annotations
 
@@ -93,5 +96,5 @@ def _colour(faint: str) -> tuple[float, ...]:
 
 
 def _plain(text: Any) -> str:
-    """Text without the escapes that plotly needs, and with none of what matplotlib takes for mathematics."""
+    """Text without the escapes that plotly needs, and without the marks that matplotlib reads as mathematics."""
     return Markup(text or "").unescape().replace("$", r"\$")

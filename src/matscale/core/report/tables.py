@@ -177,7 +177,7 @@ def _by_reason(excluded: Sequence[Excluded], law: str) -> list[LeftOut]:
 
 
 def provenance(runs: Sequence[RunRecord], command: str, version: str) -> dict[str, str]:
-    """Origin of the page: what is needed to make the runs and this page again."""
+    """Origin of the page: the facts that are needed to make the runs and this page again."""
     infos = [run.info for run in runs if run.info]
 
     def values(pick: Any) -> str:

@@ -29,7 +29,7 @@ def sentence(fit: Fit) -> Markup:
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
     if fit.verdict == LOCAL_SLOPE:
         why = "; ".join(reason.text for reason in fit.reasons)
-        slope = "{}: a slope of {} over {}, and no exponent: {}. {}{}"
+        slope = "{}: a slope of {} over {}, not an exponent: {}. {}{}"
         told = Markup(slope if fit.law.floor is None else "{}: {} over {}, for this slice alone: {}. {}{}")
         return told.format(head, exponents(fit), reach(fit), why, held_out(fit), _notes(fit))
     if not fit.is_law:
@@ -70,7 +70,7 @@ def apart(fit: Fit) -> list[str]:
     for word in ("below", "above"):
         off = [f"{one.group} ({with_interval(one.ratio, one.low, one.high)})" for one in fit.groups if one.word == word]
         if off:
-            said.append(f"Loss {word} that of the mean architecture at the same size: {listed(off)}.")
+            said.append(f"Loss {word} the loss of the mean architecture at the same size: {listed(off)}.")
     return said or ["No architecture differs significantly from the mean of all at the same size."]
 
 
@@ -132,7 +132,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """Text on each pair of architectures: what each needs for the same loss, by quantity and along the curve."""
+    """Text on each pair of architectures: how much each needs for the same loss, by quantity and along the curve."""
     told = []
     for pair in comparison.facing_first:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]
@@ -141,7 +141,7 @@ def cheaper(comparison: Comparison) -> list[str]:
         told.append(" ".join(f"{line}." for line in lines))
     if len(told) < len(comparison.pairs):
         best = comparison.ranking[0].architecture
-        told.append(f"Each is set against {best}, the first of the ranking; matscale compare has all pairs.")
+        told.append(f"Each is compared with {best}, the first of the ranking; matscale compare has all pairs.")
     return told
 
 

@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclass
 class Shown:
-    """Structure of a view: why it is shown, and its predictions by run and step."""
+    """Structure of a view, with the reason to show it and its predictions by run and step."""
 
     row: int
     why: str
@@ -76,8 +76,9 @@ def gather(
 ) -> View:
     """Choose structures of an evaluation, and predict them with every stored checkpoint of its runs.
 
-    Those at `rows` are first, then those with the largest errors, up to a half of `n_structures`, and those that a run
-    followed in training; the rest is drawn at random. `averaged` is that of `load`; `data` names the data in the page.
+    Structures at `rows` come first. Then come those with the largest errors, up to half of `n_structures`, and those
+    that a run followed in training. The rest is drawn at random. `averaged` is explained in `load`; `data` is the name
+    of the data in the page.
     """
     chosen = choose(evaluation, n_structures, seed, rows)
     dataset, names = evaluation.dataset, source_names(evaluation.dataset)
@@ -104,7 +105,7 @@ def gather(
 
 
 def _like(model: Model, step: int, averaged: bool | None) -> Potential:
-    """Potential of another step, on the device, in the precision and with the net force of `model`."""
+    """Potential of another step, with the device, the precision and the treatment of the net force of `model`."""
     assert model.run is not None
     assert model.potential is not None
     place, kind = model.potential.references.device, floating(model.potential)

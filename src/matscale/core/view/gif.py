@@ -27,7 +27,7 @@ POINTS = 120.0
 def write_gif(view: View, path: Path) -> int:
     """Write the first structure of a view as a GIF with a frame for each step. Returns the number of steps.
 
-    Several runs stand in rows. Raises ConfigError if no run predicts forces, or there is one step only.
+    Several runs are drawn in rows. Raises ConfigError if no run predicts forces, or there is one step only.
     """
     one = view.shown[0]
     names = [model.name for model in view.evaluation.runs]
@@ -35,8 +35,8 @@ def write_gif(view: View, path: Path) -> int:
     if len(steps) < 2:
         raise ConfigError(
             f"Row {one.row} has forces at {len(steps)} stored step: a GIF needs several. Keep more checkpoints when "
-            "training (--set checkpoint.keep=20), or choose a structure that the run followed: --row, the rows in its "
-            "samples.json."
+            "training (--set checkpoint.keep=20), or choose a structure that the run followed with --row: samples.json "
+            "of the run lists their rows."
         )
     from matplotlib.animation import FuncAnimation, PillowWriter  # start-up: matplotlib
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""HTML page of a view: one file that contains everything, drawn by plotly and 3Dmol.js, which it contains, too."""
+"""HTML page of a view: one file, which contains the data and the scripts that draw them (plotly and 3Dmol.js)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matscale.core.view.gather import Prediction, Shown, View
 from matscale.version import __version__
 
 MAX_GROUPS = 400
-"""Largest number of groups of one way in a figure; those with the most structures are shown."""
+"""Largest number of groups in a figure; the groups with the most structures are shown."""
 METRICS = columns(
     {
         "loss": "loss",
@@ -89,7 +89,7 @@ def _json(values: Any) -> str:
 
 
 def sentences(view: View) -> list[str]:
-    """First sentences of the page: what was measured, what was found, and what the page shows of it."""
+    """First sentences of the page: data, errors, and number of structures shown."""
     found = view.evaluation
     said = []
     best = min(found.baselines, key=lambda model: model.metrics.get("loss", np.inf), default=None)
@@ -165,7 +165,7 @@ def _grouped(view: View) -> list[Model]:
 
 
 def _groups(model: Model) -> dict[str, dict[str, list[float | None]]]:
-    """Number of structures, and metrics of `GROUPED`, of the largest groups of each way."""
+    """Number of structures, and metrics of `GROUPED`, of the largest groups, for each way of grouping."""
     told = {}
     for way, groups in model.survey.groups().items():
         largest = sorted(groups, key=lambda key: -groups[key]["n_structures"])[:MAX_GROUPS]

@@ -86,5 +86,5 @@ def test_another_error_of_a_model_is_not_taken_for_one_of_memory(data: Path, mon
 
 def test_tasks_that_might_find_different_batches_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"torchrun has started 2\. Print what it finds with --dry-run"):
+    with pytest.raises(ConfigError, match=r"torchrun has started 2\. Find the number with --dry-run"):
         with_fitting_batch(tiny.configured(data), tiny.architecture())

@@ -1,4 +1,4 @@
-"""Check for structures in which no atom has a neighbour within the cutoff: a model would see only lone atoms."""
+"""Check for structures in which no atom has a neighbour within the cutoff: a model would see only single atoms."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def isolated(batch: AtomicBatch) -> Tensor:
 
 
 HINT = (
-    "The model would only see lone atoms. Leave such structures out, or take a longer cutoff; to learn and to "
-    "predict lone atoms, train with --set data.isolated=true."
+    "The model would only see single atoms. Leave such structures out, or choose a longer cutoff; to learn and to "
+    "predict single atoms, train with --set data.isolated=true."
 )
 
 

@@ -186,9 +186,9 @@ class Loader:
         return self._plan[1]
 
     def _filled(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which batches begin, and where the last one ends.
+        """Positions in the order of `epoch` at which batches begin, and the end of the last batch.
 
-        Each batch takes structures until one more would exceed the budget. The last entry is the end of the last batch.
+        Each batch takes structures until one more would exceed the budget.
         """
         n, limits = len(self._indices), self._limits()
         if not limits:
@@ -227,7 +227,7 @@ class Loader:
         """Divide the structures of some batches of `epoch` among processes: rows of the micro-batches of each.
 
         The work of the processes is balanced, and a micro-batch keeps to the budget. The result depends on the
-        arguments alone, so that all processes divide alike.
+        arguments alone, so that all processes find the same division.
         """
         rows = np.concatenate([self.members(epoch, k) for k in batches])
         limits = [(sizes[rows], limit) for sizes, limit in self._limits().values()]
@@ -235,7 +235,7 @@ class Loader:
         return [[rows[places] for places in share] for share in divided]
 
     def _work(self) -> NDArray[np.integer]:
-        """Measure of the work for each structure [n]: its number of edges where known, otherwise of atoms."""
+        """Measure of the work for each structure [n]: its number of edges if known, otherwise its number of atoms."""
         # Decided once: another process may build the cache later, and then one rank would divide otherwise.
         if self._sizes is None:
             if self._n_edges is None and self.noise is None and isinstance(self.dataset, PackedDataset):
@@ -252,7 +252,8 @@ class Loader:
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
         """Limits on "atoms" and "edges", as far as the budget sets them.
 
-        Each is a pair: the number in every structure of the dataset, [len(dataset)], and the largest number in a batch.
+        Each limit is a pair: the number of atoms or edges of every structure, [len(dataset)], and the largest number in
+        a batch.
         """
         limits: dict[str, tuple[NDArray[np.integer], int]] = {}
         if self.budget.atoms:

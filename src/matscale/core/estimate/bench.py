@@ -3,7 +3,7 @@
 A path is the form of the computation: `readable` (the reference form, see `matscale.core.model.reference_path`), `fast`
 (the form that training uses) or `compiled` (torch.compile). All combinations have the same weights and the same batch.
 Errors of the loss, the forces and the gradient are relative to those of the readable path in float64. Steps are timed
-as `matscale estimate` times them, with the difference that each one has the same batch, which is on the device already.
+as in `matscale estimate`, except that every step has the same batch, which is already on the device.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Row:
     loss_error: float | None = None
     """|loss − exact loss| / |exact loss|."""
     forces_error: float | None = None
-    """Norm of the difference from the exact forces, relative to the norm of these; None if no forces are predicted."""
+    """Norm of the difference from the exact forces, relative to their norm; None if no forces are predicted."""
     gradient_error: float | None = None
-    """The same of the gradient of the loss with respect to all weights."""
+    """Norm of the difference from the exact gradient of the loss with respect to all weights, relative to its norm."""
     reason: str | None = None
 
 
@@ -200,7 +200,7 @@ def record(run: Run, found: Bench) -> None:
 
 
 def precisions_of(device: torch.device) -> tuple[str, ...]:
-    """Precisions that a device computes in: all, except that CPUs have no tf32, and their fp16 is no gain.
+    """Precisions to measure on a device: on a CPU all but tf32, which it lacks, and fp16, which is no faster there.
 
     A GPU has tf32 and bf16 from compute capability 8 (Ampere) on.
     """
@@ -229,7 +229,7 @@ def _learner(
 
 
 def _group(learner: Learner, batch: AtomicBatch) -> StepBatches:
-    """Step with one batch, whose numbers are those of `batch`, in the type that the learner computes in."""
+    """Training step on one batch, converted to the device and the floating-point type of the learner."""
     dtype = next(p.dtype for p in learner.parameters)
     labelled = {name: max(float(n), 1.0) for name, n in learner.objective.counts(batch).items()}
     # The energy of a batch is in float64 whatever its type: at −1000 eV, float32 resolves only 0.1 meV.
@@ -300,7 +300,7 @@ def _row(
 
 
 def _peak(device: torch.device, precision: str) -> Peak:
-    """Peak of a device; a measured one is at least that of float32, since CPUs without bf16 products emulate them."""
+    """Peak of a device. A measured peak is at least that of float32, since CPUs without bf16 products emulate them."""
     peak = peak_of(device, precision)
     if peak.by == "table" or precision not in ("bf16", "fp16"):
         return peak
@@ -309,7 +309,7 @@ def _peak(device: torch.device, precision: str) -> Peak:
 
 def _not_compiled(setup: Setup) -> str | None:
     if setup.architecture.derives_forces(setup.model_config):
-        return "torch.compile has no second derivatives, which forces by derivative need"
+        return "torch.compile has no second derivatives, but forces that are derivatives need them"
     return None if setup.architecture.compiles else "the architecture does not claim to compile"
 
 

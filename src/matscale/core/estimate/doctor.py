@@ -1,7 +1,7 @@
-"""Examination of this machine and installation: what training would use, and what would stop it or slow it down.
+"""Examination of this machine and installation: resources for training, and faults that would stop or slow it.
 
-Everything is looked at by a guarded check: whatever is broken becomes a finding, and the other checks go on. At the top
-of this file, nothing is imported that may be broken.
+Each check is guarded: an error in it becomes a finding, and the other checks go on. The top of this file imports only
+modules that cannot be broken.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Finding:
 
 
 Found = Iterator[tuple[str, str] | tuple[str, str, Mark, str]]
-"""Name, value, and for other marks than `ok` the mark and the advice."""
+"""Findings of a check: name and value and, unless the mark is `ok`, mark and advice."""
 
 
 def examine() -> list[Finding]:
@@ -100,7 +100,7 @@ def _driver() -> Found:
 
 
 def _listed() -> tuple[list[str], str]:
-    """GPUs that NVIDIA's driver lists, each with its version, and the complaint of nvidia-smi if it lists none."""
+    """GPUs that NVIDIA's driver lists, each with its version, and the error of nvidia-smi if it lists none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return [], ""
@@ -201,7 +201,7 @@ def _gpu(torch: Any, number: int) -> Found:
 
 def _threads() -> Found:
     cores, present = usable_cores(), os.cpu_count() or 1
-    note = "" if cores >= present else " (affinity or a quota leaves out the others)"
+    note = "" if cores >= present else " (affinity or a quota excludes the others)"
     yield "cores", f"{cores} of {present}{note}"
     if hasattr(os, "sched_getaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
@@ -258,7 +258,7 @@ def _plugins() -> Found:
                 plugin.asked,
                 f"{plugin.status}: {plugin.reason}",
                 "ok" if plugin.status == "blocked" else "warn",
-                (f"Ask for it as {plugin.asked}." if plugin.status == "clash" else ""),
+                (f"Use the name {plugin.asked}." if plugin.status == "clash" else ""),
             )
         else:
             advice = f"matscale plugins check {plugin.asked} shows the traceback; or block it: MATSCALE_BLOCK_PLUGINS."
@@ -308,7 +308,7 @@ def _cache() -> Path:
 
 
 def _free(path: Path) -> int:
-    """Free space [bytes] on the disk of `path`, after a trial to write there; `path` need not exist."""
+    """Free space [bytes] on the disk of `path`, after a test that it can be written; `path` need not exist."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     with tempfile.TemporaryFile(dir=existing) as file:
         file.write(bytes(4096))

@@ -37,8 +37,8 @@ def with_fitting_batch(
     """
     if (started := tasks())[0] > 1:
         raise ConfigError(
-            f"--batch auto probes in one process, and {started[1]} has started {started[0]}. Print what it finds with "
-            "--dry-run on one of the devices, and give this number to all."
+            f"--batch auto probes in one process, and {started[1]} has started {started[0]}. Find the number with "
+            "--dry-run on one of the devices, and give it to all."
         )
     config = resolved(config, architecture)
     device = device_of(config.compute, World())

@@ -64,19 +64,20 @@ DANGEROUS = (
     Variable(
         ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
         _is_on,
-        "All float32 products on the GPU are rounded to tf32, those of compute.precision = fp32 and of geometry too.",
+        "All float32 products on the GPU are rounded to tf32, also with compute.precision = fp32, and also for "
+        "geometry.",
         "Unset it; choose tf32 with --precision tf32.",
     ),
     Variable(
         ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
         lambda value: value.strip().upper() not in ("", "STRICT"),
-        "Float32 products on the CPU are rounded to a lower precision, those of geometry too.",
+        "Float32 products on the CPU are rounded to a lower precision, also for geometry.",
         "Unset it; choose a precision with --precision.",
     ),
     Variable(
         ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"),
         _is_set,
-        "Vector instructions of the CPU are left unused: slower, and other last digits.",
+        "Vector instructions of the CPU are not used: steps are slower, and the last digits differ.",
         "Unset it.",
     ),
     Variable(
@@ -89,13 +90,13 @@ DANGEROUS = (
     Variable(
         COUNTS,
         _is_too_many,
-        "There are more threads than cores, which wait for one another.",
+        "There are more threads than cores, so threads wait for one another.",
         "Unset it, or set it to the number of cores at most.",
     ),
     Variable(
         COUNTS,
         _is_no_count,
-        "The value is no number of threads, so that the libraries choose one themselves.",
+        "The value is not a number of threads, so the libraries choose a number themselves.",
         "Unset it, or set it to a number of cores.",
     ),
     Variable(
@@ -120,13 +121,13 @@ DANGEROUS = (
         ("CUDA_LAUNCH_BLOCKING", "HIP_LAUNCH_BLOCKING", "AMD_SERIALIZE_KERNEL"),
         _is_on,
         "The CPU waits for every kernel of the GPU: several times slower.",
-        "Unset it; it is for the search of errors.",
+        "Unset it; it is meant for debugging.",
     ),
     Variable(
         ("PYTORCH_NO_CUDA_MEMORY_CACHING",),
         _is_set,
         "Each tensor on the GPU requests memory from the driver: several times slower.",
-        "Unset it; it is for the search of errors.",
+        "Unset it; it is meant for debugging.",
     ),
     Variable(
         ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"),
@@ -137,14 +138,14 @@ DANGEROUS = (
     Variable(
         ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"),
         _is_set,
-        "It takes the place of matscale's own setting of the heap: steps on a CPU may be slower.",
+        "It replaces matscale's own setting of the heap: steps on a CPU may be slower.",
         "Unset it, unless you have measured that it helps.",
     ),
     Variable(
         ("NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE"),
         _is_on,
-        "GPUs exchange gradients by a slower way.",
-        "Unset it, unless the faster way hangs on this machine.",
+        "GPUs exchange gradients over a slower path.",
+        "Unset it, unless the faster path hangs on this machine.",
     ),
     # What is found, and what waits
     Variable(
@@ -156,19 +157,19 @@ DANGEROUS = (
     Variable(
         ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH"),
         _is_set,
-        "Libraries or modules from there take the place of the installed ones.",
+        "Libraries or modules from these folders replace the installed ones.",
         "Unset it, if you do not need it.",
     ),
     Variable(
         ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING"),
         _is_off,
-        "A process whose peer has died waits without end, instead of until compute.timeout.",
+        "If one process dies, the others wait without end, instead of for compute.timeout seconds.",
         "Unset it.",
     ),
     Variable(
         RANKS,
         _is_no_rank,
-        "The value is no whole number, so that no run knows its place among several processes.",
+        "The value is not a whole number, so a run cannot find its place among several processes.",
         "Unset it; torchrun and `matscale train --devices` set it.",
         "fail",
     ),
@@ -195,7 +196,7 @@ DANGEROUS = (
         ("MATSCALE_NO_PLUGINS",),
         _is_on,
         "Only the built-in plugins are used.",
-        "Unset it, if you miss a plugin.",
+        "Unset it, if a plugin is missing.",
     ),
 )
 """Dangerous environment variables: names, condition, reason, cure."""

@@ -102,8 +102,8 @@ def evaluate_runs(
 
     `which`, `checkpoint`, `averaged`, `device`, `dtype` and `zero_net_force` are explained in `rows_of` and `load`;
     `by`, `n_worst` and `parity` (grids of parity plots) in `matscale.core.inference.survey`. With `skip_invalid`,
-    structures that one of the runs cannot predict are left out. Baselines are fitted to the training part of a run;
-    without this part, the result says so.
+    structures that one of the runs cannot predict are left out. Baselines are fitted to the training part of a run; if
+    this part is missing, `without_baselines` of the result gives the reason.
     """
     by = tuple(by)
     potentials = [
@@ -142,7 +142,7 @@ def _baseline(
 
 
 def names_of(runs: Sequence[Run]) -> dict[str, Run]:
-    """Names of runs beside each other: of one run its architecture, of several the parts in which their paths differ.
+    """Names of runs in a table: the architecture for one run, the parts in which the paths differ for several.
 
     Raises ConfigError if a run is given twice.
     """
@@ -164,10 +164,10 @@ def shared_rows(
     *,
     skip_invalid: bool = False,
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Rows of `dataset` on which to measure several runs: those that every run can predict, and that `which` means.
+    """Rows of `dataset` on which to measure several runs: rows of the part `which` that every run can predict.
 
-    Returns them, and a text on each kind that is left out. Raises DataError as `usable` does, and if the runs have no
-    row in common, as runs with other validation parts may have.
+    Returns the rows, and a text on each kind of structure that is left out. Raises DataError as `usable` does, and if
+    the runs have no row in common because their validation parts differ.
     """
     shared, told = np.arange(len(dataset)), list[str]()
     for run, potential in zip(runs, potentials):
@@ -187,10 +187,10 @@ def shared_rows(
 
 @contextmanager
 def opened(data: str | Path | None, runs: Sequence[Run], progress: Reporter = SILENT) -> Iterator[PackedDataset]:
-    """Open the data to measure runs on: a packed dataset, its name, or a file of structures; None: that of the runs.
+    """Open the data to measure runs on: a packed dataset, its name, or a file of structures; None means the runs' own.
 
-    A file is packed into a temporary folder. Raises DataError for a file that no reader knows, and if `data` is None,
-    for runs with different datasets; ConfigError for runs without any.
+    A file is packed into a temporary folder. Raises DataError for a file that no reader knows. If `data` is None,
+    raises DataError for runs with different datasets, and ConfigError for runs without a dataset.
     """
     if data is None:
         if message := next(filter(None, map(without_dataset, runs)), ""):
@@ -224,7 +224,7 @@ def opened(data: str | Path | None, runs: Sequence[Run], progress: Reporter = SI
 
 
 def baselines_of_all(runs: Mapping[str, Run]) -> dict[str, Baseline]:
-    """Baselines of several runs by name; those that differ between runs are named after the run that they are of."""
+    """Baselines of several runs, by name; a baseline that differs between runs has the name of its run added."""
     found = {name: baselines_of(run) for name, run in runs.items()}
     first = next(iter(found.values()))
     if all(plain_baselines(each) == plain_baselines(first) for each in found.values()):

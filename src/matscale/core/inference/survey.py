@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 WAYS = ("element", "source", "n_atoms", "formula")
 """Ways to group the structures of a dataset.
 
-A group of `element` has the forces on the atoms of the element, and energies and stresses of the structures that
-contain it, so that a structure counts in several groups.
+With `element`, a group has the forces on the atoms of one element, and the energies and stresses of the structures that
+contain this element. A structure therefore counts in several groups.
 """
 MEASURES = {"energy": "energy_mae", "forces": "forces_l2", "stress": "stress_mae"}
-"""Metric by which structures are ranked, by label; the fourth ranking, `loss`, has the terms of the compared loss."""
+"""Metric by which structures are ranked, by label; the fourth ranking, `loss`, is by the compared loss."""
 TERMS = {
     "energy": "energy_mae",
     "forces": "forces_l2",
@@ -48,7 +48,8 @@ Sums = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bad:
-    """Structure with a large error, and its errors by label [eV/atom, eV/Å, eV/Å³]; absent where there is no label."""
+    """Structure with a large error, and its errors by label [eV/atom, eV/Å, eV/Å³]; an error is absent if its label
+    is."""
 
     row: int
     formula: str
@@ -83,7 +84,8 @@ class Grid:
 class Survey:
     """Errors by group, worst structures and parity plots of one predictor. Call `add` with every batch.
 
-    `by` are ways of `WAYS`. `n_worst` structures are kept for each ranking. `grids` are those of `grids_of`.
+    `by` are names in `WAYS`. `n_worst` structures are kept for each ranking. `grids` has the axes of parity plots, as
+    `ranges_of` gives them.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Survey:
                 self._put(way, key, one, items)
 
     def _put(self, way: str, key: str, sums: Sums, n_items: Sums) -> None:
-        """Add sums, and numbers of structures and atoms, which are kept as one more row of the sums."""
+        """Add sums to a group; the numbers of structures and atoms become the last row of its sums."""
         both = np.concatenate([sums, n_items[None]])
         groups = self.sums[way]
         groups[key] = groups[key] + both if key in groups else both
@@ -160,7 +162,7 @@ class Survey:
     def groups(self) -> dict[str, dict[str, dict[str, float]]]:
         """Metrics of each group, with `n_structures`, by way and group.
 
-        Sizes ascend, elements are in the order of the periodic table, other groups in that of the alphabet.
+        Sizes ascend, elements are in the order of the periodic table, and other groups are in alphabetical order.
         """
         return {way: {key: _metrics(found[key]) for key in _ordered(way, found)} for way, found in self.sums.items()}
 
@@ -222,7 +224,7 @@ def source_names(dataset: PackedDataset) -> list[str]:
 
 
 def _pairs(outputs: Outputs, batch: AtomicBatch) -> Iterable[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Labels and predictions of a batch as they stand in parity plots: energies per atom, components of the others."""
+    """Labels and predictions of a batch for parity plots: energies per atom, components of forces and stress."""
     masks = Masks.of(batch)
     if masks.energy is not None and batch.energy is not None:
         each = batch.atoms_per_structure[masks.energy]

@@ -40,7 +40,7 @@ SPANS = 64
 """Largest number of spans (parts of sources) in a task."""
 REJECTED = "rejected.jsonl"
 ORDER = "order.json"
-"""File in the folder of pieces from which `join_parts` knows what to join."""
+"""File in the folder of pieces that tells `join_parts` which pieces to join."""
 MAX_NOTES = 50
 """Largest number of different notes on one source in the manifest; the most frequent ones are kept."""
 
@@ -114,7 +114,7 @@ def pack_part(
 ) -> Packed | None:
     """Pack one of `of` parts of a dataset, number `part` counted from 1, into the folder `out` that all parts share.
 
-    The parts may be packed at the same time; `join_parts` makes the dataset of them, the same as `pack` makes. Returns
+    The parts may be packed at the same time; `join_parts` then makes the same dataset as `pack`. Returns
     None, or the dataset if `out` holds it already. The errors are those of `pack`.
     """
     order = _ordered(sources, **options)
@@ -131,7 +131,7 @@ def pack_part(
 
 @dataclass(frozen=True)
 class _Order:
-    """Sources and options of a packing, with what else its manifest tells."""
+    """Sources and options of a packing, with the other facts for its manifest."""
 
     recipe: PackSettings
     passed: tuple[str, ...]
@@ -147,7 +147,7 @@ class _Order:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> _Order:
-        """Make an order of the result of `plain`; the readers are not needed to join what they have read."""
+        """Make an order from the result of `plain`; no readers are needed, since joining reads no sources."""
         given = values["recipe"]
         units = tuple((label, unit) for label, unit in given["keys"]["units"])
         recipe = PackSettings(
@@ -189,7 +189,7 @@ def _ordered(
 
 
 def join_parts(out: Path | str) -> Packed:
-    """Make the dataset in `out` of the parts that `pack_part` has packed there.
+    """Make the dataset in `out` from the parts that `pack_part` has packed there.
 
     Raises DataError, with the parts to pack again, if some are not complete.
     """
@@ -203,7 +203,7 @@ def join_parts(out: Path | str) -> Packed:
         told = read_sealed(path, required=True)
         order, of = _Order.parse(told), int(told["of"])
     except (DamagedRecord, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: is damaged ({error}). Pack one of the parts again, which writes it.") from None
+        raise DataError(f"{path}: is damaged ({error}). Pack one of the parts again: this writes the file.") from None
     with _claimed(out, order.fingerprint) as parts:
         if parts is None:  # another process was faster
             return Packed(Manifest.read(out), was_there=True)
@@ -299,7 +299,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _prepared(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """Context for the preparation of one part, in which other parts wait; gives what `_claimed` gives.
+    """Context for the preparation of one part, during which other parts wait; it gives the same value as `_claimed`.
 
     After it, all parts write at the same time, each the files of its own tasks.
     """
@@ -367,7 +367,7 @@ def _run(
     total: int,
     report: Callable[[int, int], None],
 ) -> list[Result]:
-    """Do the tasks with the numbers `own`, as far as they are not done; return their records."""
+    """Do the tasks with the numbers `own`, except finished ones; return their records."""
     results = {number: r for number in own if (r := Result.read(parts, number)) is not None}
     missing = [number for number in own if number not in results]
     done = sum(result.seen for result in results.values())

@@ -123,7 +123,7 @@ def factor(label: str, unit: str, n_atoms: int = 1) -> float:
     if found[1] == (*wanted[:2], -1):
         return found[0] * n_atoms
     if found[1] != wanted:
-        raise DataError(f"{label} is in {unit!r}, which is no unit of {label}. {_SAY.format(label=label)}")
+        raise DataError(f"{label} is in {unit!r}, which is not a unit of {label}. {_SAY.format(label=label)}")
     return found[0]
 
 
@@ -164,7 +164,7 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
     """Collect the units that mappings such as `Structure.info` state, by label or by key in lower case.
 
     Later mappings have precedence. A text with a unit of energy and a unit of length sets both. Raises DataError for a
-    text that is no unit, and for a unit of a quantity that the file does not have, as in `field_unit=Hartree`.
+    text that is not a unit, and for a unit of a quantity that the file does not have, as in `field_unit=Hartree`.
 
     >>> stated({"_property_unit_dict": {"energy": "kcal/mol"}, "_distance_unit": "Ang", "step": 3})
     {'energy': 'kcal/mol', 'length': 'Ang'}

@@ -1,7 +1,7 @@
 """Writer of a packed dataset, `ShardWriter`, in bounded memory.
 
 Structures are collected in pieces of some megabytes, which are written to a hidden folder and joined into shards at the
-end. The manifest is written last; without a manifest, the folder is no dataset, so that no dataset is ever
+end. The manifest is written last; without a manifest, the folder is not a dataset, so that no dataset is ever
 half-written.
 """
 
@@ -42,7 +42,7 @@ class ShardWriter:
     writer.append(structure)
     manifest = writer.finish()
     ```
-    Until `finish` returns, the folder is no dataset.
+    Until `finish` returns, the folder is not a dataset.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ def _joined_before(shard: Path, parts: Path) -> str:
     written = seal.read_text(encoding="utf-8") if seal.is_file() else ""
     if not shard.is_file() or sha256_of(shard) != written:
         raise DataError(
-            f"{shard}: is not what an interrupted packing wrote, and the pieces that it was made of are gone. Remove "
+            f"{shard}: differs from the file that an interrupted packing wrote, and its pieces are gone. Remove "
             f"{parts}, and pack again."
         )
     return written

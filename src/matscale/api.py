@@ -380,7 +380,7 @@ def compare(
     where: Mapping[str, str] | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Comparison:
-    """Compare how architectures scale, and what each needs for the same loss, as `matscale compare` does.
+    """Compare how architectures scale, and how much each needs for the same loss, as `matscale compare` does.
 
     `source`, `target`, `columns`, `where` and `baselines` are those of `matscale.fit`. If no `architectures` are named,
     all in the table are compared. `axis` is the variable: n (parameters), d (data) or c (compute). Runs are compared at

@@ -105,7 +105,7 @@ def run_started(run: Run) -> None:
 
 @hookspec
 def step_ended(run: Run, metrics: dict[str, float]) -> None:
-    """Called when a row of training metrics was written. This is not so after every step: see `log_every`."""
+    """Called when a row of training metrics was written, which happens every `log_every` steps."""
 
 
 @hookspec

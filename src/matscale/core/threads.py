@@ -1,4 +1,4 @@
-"""CPU threads: how many this process may use, and what they do while they wait.
+"""CPU threads: the number that this process may use, and the behaviour of waiting threads.
 
 Threads of OpenMP spin (they use a core) while they wait for one another. If other processes need the same cores, the
 spinning threads take time from the thread for which they wait: two threads beside two busy loops made 9 steps in 24

@@ -8,7 +8,7 @@ from typing import Any
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LARGEST_MODEL = 1e13
-"""Largest accepted number of parameters; a larger one is taken for a typing error."""
+"""Largest accepted number of parameters; a larger one counts as a typing error."""
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 _IN_NAME = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)([kMGBTPE]?)(?![A-Za-z0-9])|(?<![0-9.])(\d+)")

@@ -36,7 +36,7 @@ def test_a_device_is_found_by_the_name_of_its_driver(name: str, precision: str, 
 
 @pytest.mark.parametrize("name", ["NVIDIA A10G", "NVIDIA GH200 480GB", "NVIDIA H20", "NVIDIA A1000"])
 def test_a_similar_name_is_another_device(name: str) -> None:
-    with pytest.raises(ConfigError, match="no peak of a device"):
+    with pytest.raises(ConfigError, match="no known peak of a device"):
         named_peak(name, "fp32")
 
 

@@ -113,7 +113,7 @@ def _parts(outputs: Outputs, batch: AtomicBatch) -> list[Outputs]:
 
 @register("padded-equals-ragged")
 def padded_equals_ragged(subject: Subject) -> None:
-    """A large structure in a batch, to whose size others may be padded, does not change the predictions for others."""
+    """A large structure in a batch does not change the predictions for others, which may be padded to its size."""
     large = supercell(crystal(), (2, 2, 2))
     batch = subject.batch(metal(), large, crystal(2))
     for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
@@ -250,7 +250,7 @@ def state_round_trip(subject: Subject) -> None:
             require(torch.equal(a, b), f"{name}: two evaluations of one batch differ.")
             require(
                 torch.equal(a, c),
-                f"{name} differs after a round trip: a value on which it depends is not in the state.",
+                f"{name} differs after a round trip: it depends on a value that is not in the state.",
             )
 
 

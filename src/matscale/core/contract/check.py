@@ -13,7 +13,7 @@ from matscale.core.errors import OutputsError
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
-"""Function that returns why a check does not apply to a subject; None if it applies."""
+"""Function that returns the reason why a check does not apply to a subject; None if it applies."""
 
 
 @dataclass(frozen=True)

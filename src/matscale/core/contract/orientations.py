@@ -48,7 +48,8 @@ def smooth_in_direction(subject: Subject) -> None:
         require(
             jump <= limit * size,
             f"rotating a molecule by 10⁻¹² rad changes {name} of up to {size:.3g} by {jump:.3g} (largest allowed "
-            f"ratio: {limit:g}). All that depends on the direction of an edge, such as a frame, must be continuous.",
+            f"ratio: {limit:g}). Every quantity that depends on the direction of an edge, such as a frame, must be "
+            "continuous.",
         )
 
 

@@ -59,7 +59,7 @@ class FairchemCheckpoint:
     def section(self, key: str, *inner: str) -> dict[str, Any]:
         """Dict at `key`, or nested below it at the keys `inner`; empty if there is none.
 
-        Raises DataError if the value is no dict.
+        Raises DataError if the value is not a dict.
         """
         value = self.values
         for part in (key, *inner):
@@ -124,7 +124,7 @@ class FairchemCheckpoint:
     def named_are_averaged(self) -> bool:
         """Whether the weights with names are the averaged ones.
 
-        This is so in a file without a list of averaged weights (fairchem's `best_checkpoint.pt`).
+        This holds for a file without a list of averaged weights (fairchem's `best_checkpoint.pt`).
         """
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0

@@ -35,7 +35,7 @@ TAKEN = ("state_dict", "ema", "normalizers", "elementrefs", "config", "epoch", "
 PASSED_OVER = ("optimizer", "scheduler", "amp", "best_val_metric", "primary_metric")
 """Top-level keys of the finished training, which are ignored."""
 INFERENCE = ("model_config", "model_state_dict", "ema_state_dict", "tasks_config")
-"""Keys of an inference checkpoint of fairchem 2, all of which are passed on."""
+"""Keys of an inference checkpoint of fairchem 2; all of them are passed on."""
 
 _STORAGES = ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 _DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -90,7 +90,7 @@ def check_archive(path: Path) -> None:
                 raise RefusedError(f"its pickle has {pickles[0].file_size} bytes, more than {MAX_PICKLE}")
             instructions = archive.read(pickles[0])
     except zipfile.BadZipFile:
-        raise RefusedError("it is not a zip file as torch.save has written them since torch 1.6") from None
+        raise RefusedError("it is not a zip file, which torch.save writes since torch 1.6") from None
     try:
         unknown = sorted(set(globals_named(instructions)) - ALLOWED - set(STAND_INS))
     except (ValueError, IndexError, UnicodeError) as error:

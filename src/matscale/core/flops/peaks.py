@@ -58,7 +58,7 @@ def named_peak(name: str, precision: str) -> float:
     """
     key = _key(name)
     if key is None:
-        raise ConfigError(f"The table has no peak of a device {name!r}. {did_you_mean(name, _TABLE)}")
+        raise ConfigError(f"There is no known peak of a device {name!r}. {did_you_mean(name, _TABLE)}")
     if precision not in _TABLE[key]:
         known = ", ".join(_TABLE[key])
         raise ConfigError(f"{key} has no stated peak in {precision}. Choose with --precision among {known}.")

@@ -63,7 +63,7 @@ class Found:
 
 
 class Host:
-    """Plugin host: keeps the installed plugins, and finds by name what they supply."""
+    """Plugin host: keeps the installed plugins, and finds the values that they supply by name."""
 
     def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
         self.plugins = [Plugin(entry) for entry in entries]

@@ -40,7 +40,7 @@ class Plugin:
     trouble: str = ""
     """Reason why the plugin cannot be used; empty if there is none."""
     clash: str = ""
-    """Reason why the name alone does not mean this plugin; empty if it does.
+    """Reason why the name alone does not refer to this plugin; empty if it does.
 
     Such a plugin is still found as `distribution:name`.
     """

@@ -45,7 +45,7 @@ def isolation() -> Iterator[None]:
 
 
 def _restore(environment: dict[str, str]) -> None:
-    """Restore the environment variables, writing only those that differ, since every write calls the C library."""
+    """Restore the environment variables. Only those that differ are written, since every write calls the C library."""
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -72,7 +72,13 @@ def checked(outputs: object, model: nn.Module, batch: AtomicBatch, *, derive: bo
             raise OutputsError(f"{wanted}, got {type(value).__name__}. Give a tensor.")
         if value.shape != shape:
             per_atom = name == "energy" and value.shape in ((n_atoms,), (n_atoms, 1))
-            advice = _SUM if per_atom else "Dimensions of size 1 count." if value.numel() == math.prod(shape) else ""
+            advice = (
+                _SUM
+                if per_atom
+                else "Dimensions of size 1 are not dropped."
+                if value.numel() == math.prod(shape)
+                else ""
+            )
             raise OutputsError(f"{wanted}, got {tuple(value.shape)}. {advice}".rstrip())
         if not value.dtype.is_floating_point:
             raise OutputsError(

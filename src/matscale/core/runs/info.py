@@ -120,7 +120,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
     """Whether run.json once had a digest.
 
-    This is so if the file, or its copy in a checkpoint, has a value that is only written together with a digest.
+    It had one if the file, or its copy in a checkpoint, has a value that is only written together with a digest.
     """
     if "config_sha256" in info:
         return True
@@ -210,7 +210,7 @@ def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> 
     run.json has the digest of the rows up to the last checkpoint. Later rows are ignored.
     """
     if name in (info.get("altered") or ()):
-        return f"{folder / name}: its rows had been altered before the run was resumed."
+        return f"{folder / name}: its rows were changed before the run was resumed."
     known = (info.get("rows") or {}).get(name)
     if known is None or Rows(folder / name).written(known["rows"]) == known:
         return ""

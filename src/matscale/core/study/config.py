@@ -87,7 +87,7 @@ class ArchitectureGrid(Config):
     name: str
     """Name of the architecture: `matscale models list` shows all."""
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$", max_length=60)] | None = None
-    """Suffix that tells two entries of one architecture apart in names of runs and in laws: `OC` gives `gemnet-OC`."""
+    """Suffix that distinguishes entries of one architecture in names of runs and in laws: `OC` gives `gemnet-OC`."""
     sizes: Names = ()
     """Published configurations by name."""
     params: Params | None = None

@@ -55,7 +55,7 @@ def _remove(values: dict[str, Any], path: list[str]) -> None:
 
 
 RUNS, TRUNKS = "runs", "trunks"
-"""Folders of a study for its runs, and for trunks, which are no results by themselves."""
+"""Folders of a study for its runs, and for trunks, which are not results themselves."""
 
 
 @dataclass(frozen=True)

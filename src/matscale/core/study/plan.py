@@ -227,7 +227,7 @@ def _sizes(study: Study) -> Iterator[Size]:
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Table under the last part of `key`, or an empty one. Raises ConfigError if the value is no table."""
+    """Table under the last part of `key`, or an empty one. Raises ConfigError if the value is not a table."""
     found = values.get(key.rpartition(".")[2], {})
     if not isinstance(found, Mapping):
         raise ConfigError(f"set: {key} = {found!r}: expected a table of keys.")
@@ -264,7 +264,7 @@ def _points(study: Study) -> Iterator[GridPoint]:
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Flatten `[grid]` to values by dotted key. Raises ConfigError for a value that is no list, or an empty list."""
+    """Flatten `[grid]` to values by dotted key. Raises ConfigError for a value that is not a list, or an empty list."""
     found: dict[str, list[Any]] = {}
     for name, value in grid.items():
         key = prefix + name

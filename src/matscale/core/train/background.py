@@ -10,7 +10,7 @@ from matscale.core.files import DiskError
 
 
 class BackgroundWriter:
-    """Context with a thread that writes while training goes on. Its end waits for what is under way."""
+    """Context with a thread that writes while training goes on. At its end, it waits for the write in progress."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -28,12 +28,15 @@ class BackgroundWriter:
             self._thread.shutdown()
 
     def begin(self, write: Callable[[], None], then: Callable[[], None]) -> None:
-        """Run `write` in the background, once what is under way has ended; `conclude` runs `then` after it."""
+        """Run `write` in the background, after the previous write has ended; `conclude` runs `then` afterwards."""
         self.conclude()
         self._under_way = self._thread.submit(write), then
 
     def conclude(self, wait: bool = True) -> None:
-        """Wait for what is under way, raise its error, and run its `then`. Without `wait`, only if it has ended."""
+        """Wait for the write in progress, raise its error, and run its `then`.
+
+        Without `wait`, do so only if it has ended.
+        """
         if self._under_way is None or not (wait or self._under_way[0].done()):
             return
         (written, then), self._under_way = self._under_way, None

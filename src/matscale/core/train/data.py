@@ -158,8 +158,8 @@ class TrainingData:
         if far:
             yield (
                 "Warning: labels of the training and validation part differ much in size (rms: "
-                f"{'; '.join(far)}). The split puts whole groups into either part; errors on one part say little about "
-                "the other. Another data.validation_seed draws another split."
+                f"{'; '.join(far)}). The split puts each group into one part as a whole; errors on one part say little "
+                "about the other. Another data.validation_seed draws another split."
             )
 
 
@@ -178,7 +178,7 @@ def _undetermined(references: References) -> Iterator[str]:
     if references.rank < len(references.elements):
         yield (
             f"Element references: rank {references.rank} of {len(references.elements)} elements: the training part "
-            "determines no single references, only their sums over compositions like those in it."
+            "does not determine single references, only their sums over compositions like those in it."
         )
     elif references.shrinkage or references.undetermined:
         drawn = ", shrunk towards the mean energy per atom" if references.shrinkage else ""

@@ -51,6 +51,7 @@ def _advice(batch: AtomicBatch, config: BatchConfig) -> str:
     halved = {name: limit for name, limit in limits.items() if limit}
     words = " ".join(f"--set batch.{name}={limit}" for name, limit in halved.items())
     return (
-        f"Start a new run with half of it, and the same steps: {words} --set batch.accumulate={2 * config.accumulate}; "
-        f"limits of atoms or edges bound memory better than structures. --batch auto measures what fits. {save}"
+        f"Start a new run with batches of half the size, and the same steps: {words} --set "
+        f"batch.accumulate={2 * config.accumulate}; limits of atoms or edges bound memory better than structures. "
+        f"--batch auto measures what fits. {save}"
     )

@@ -124,7 +124,7 @@ class Metrics(Sums):
 def by_item(outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
     """Sums and counts of `Metrics` item by item, for errors of parts of a dataset; 0 where a label is missing.
 
-    Returns those of structures (energy, stress) [n_structures, n, 2], and those of atoms (forces) [n_atoms, n, 2]. Sums
+    Returns values for structures (energy, stress) [n_structures, n, 2], and for atoms (forces) [n_atoms, n, 2]. Sums
     over some of the items, given to `Metrics.load`, are the metrics of these items.
     """
     found, masks = residuals(outputs, batch), Masks.of(batch)

@@ -121,8 +121,8 @@ def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
         before, now = run.info.get("global_batch"), _global_batch(config)
         if before not in (None, now) and run.info["status"] != "completed":
             raise ConfigError(
-                f"{path}: a step of this run had {_told(before)}, on {run.info.get('world_size')} processes of an "
-                f"older matscale; it would have {_told(now)} now. Start another run with -o, with a larger "
+                f"{path}: a step of this run had {_told(before)}, on {run.info.get('world_size')} processes with an "
+                f"older matscale; now it would have {_told(now)}. Start another run with -o, with a larger "
                 "batch.accumulate."
             )
         yield run

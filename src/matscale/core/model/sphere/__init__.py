@@ -1,11 +1,11 @@
-r"""Layers of models whose features are functions on the sphere: what EquiformerV2, EquiformerV3 and eSEN share.
+r"""Layers of models whose features are functions on the sphere, shared by EquiformerV2, EquiformerV3 and eSEN.
 
 Plugins reach it as `from matscale.plugin import sphere`. An atom has K = (lmax+1)² coefficients with C channels,
 [n_atoms, K, C], degree-major; on an edge, K_r of them with |m| ≤ mmax, [n_edges, K_r, C], order-major.
 
     coefficients   orders of the coefficients (`degrees`, `orders`, `kept`), `spherical_harmonics`
     rotation       `EdgeRotation`: edge vectors -> Wigner matrices [n_edges, K_r, K], smooth, also along the polar axis
-    charts         `ChartPassage`: what makes an activation on a coarse grid smooth where the frame of an edge changes
+    charts         `ChartPassage`: makes an activation on a coarse grid smooth where the frame of an edge changes
     edges          `EdgeFrames`: batch -> `Edges`, with Gaussians, envelope, rotations; sums and softmax over neighbours
     radial         `RadialNetwork`: edges -> weights; `EdgeDegree`: their sums over neighbours, [n_atoms, K, C]
     convolution    `SO2Convolution`: [n_edges, K_r, C] -> [n_edges, K_r, C'], and additional scalars

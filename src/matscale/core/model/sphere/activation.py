@@ -32,7 +32,7 @@ def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | 
 class Gate(nn.Module):
     """Gate activation: SiLU of the scalars, and every degree l > 0 times the sigmoid of a scalar; exactly equivariant.
 
-    With `mmax`, coefficients are the order-major ones of an edge, otherwise the degree-major ones of an atom.
+    With `mmax`, coefficients are those of an edge, order-major; otherwise those of an atom, degree-major.
     """
 
     degree: Tensor

@@ -1,13 +1,13 @@
 r"""Count FLOPs and parameters of the maps of this library, without building them (see docs/flops.md).
 
 A model lists its maps as rows, each with the part that it belongs to; `step_products` and `parameters` are sums over
-the same rows. A product counts once in the forward, and in a whole step as often as this table says, depending on its
-factors:
+the same rows. A product counts once in the forward pass. In a whole step it counts as often as this table says, which
+depends on its factors:
 
     factors                          direct forces        forces by derivative
     features × weights               3  (two gradients)   6  (+ its input gradient, and the two gradients of that)
     features × constants             2                    4
-    features × frames                2  (no geometry)     9  (two gradients, each of whose products has two again)
+    features × frames                2  (no geometry)     9  (two gradients, and two more for the product of each)
     geometry × constants             1                    4
 """
 
@@ -116,5 +116,5 @@ def so3(lmax: int, n_in: int, n_out: int) -> Row:
 
 
 def grid(per: str, n_points: int, n_coefficients: int, channels: int) -> Row:
-    """Row of the way to a grid and back, of as many channels."""
+    """Row of the transforms to a grid and back, for the same number of channels."""
     return Row(per, "constants", 2 * n_points * n_coefficients * channels)

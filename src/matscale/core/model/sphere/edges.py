@@ -41,7 +41,7 @@ class Edges:
     into_frame: Tensor
     """[n_edges, K_r, K] matrices that rotate an atom's coefficients (degree-major) into the edge's frame."""
     out_of_frame: Tensor
-    """[n_edges, K, K_r] inverse rotations; where the model wants it, rescaled to compensate for the omitted orders."""
+    """[n_edges, K, K_r] inverse rotations; if the model asks for it, rescaled to compensate for the omitted orders."""
     passage: Passage | None
     """Edges whose activation is a mean over both charts (`charts`); None if the model need not be smooth."""
     n_atoms: int
@@ -135,10 +135,10 @@ class EdgeFrames(nn.Module):
     ) -> None:
         """Set up frames for degrees up to `lmax` and orders up to `mmax`; `cutoff` in Å.
 
-        With `envelope`, edges get the factor by which their messages vanish at the cutoff. With `passage`, those
-        between the charts get what an activation on a coarse grid needs to be smooth (module `charts`). With
-        `rescaled`, degrees above mmax are multiplied by √((2l+1)/(2 mmax+1)) on their way out of the frame. `name` is
-        the name of the architecture, for messages.
+        With `envelope`, edges get the factor by which their messages vanish at the cutoff. With `passage`, edges
+        between the charts get a `Passage`, which makes an activation on a coarse grid smooth (module `charts`). With
+        `rescaled`, degrees above mmax are multiplied by √((2l+1)/(2 mmax+1)) when they are rotated out of the frame.
+        `name` is the name of the architecture, for messages.
         """
         super().__init__()
         self.cutoff, self.name, self.has_envelope, self.is_rescaled = cutoff, name, envelope, rescaled

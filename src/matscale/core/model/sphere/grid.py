@@ -11,7 +11,7 @@ harmonics. A grid of resolution R integrates harmonics of all degrees below R ex
 There are two kinds of grids:
 
     product    R equal-angle latitudes × R longitudes (or another number of these), weights of Kostelec & Rockmore,
-               J. Fourier Anal. Appl. 14, 145 (2008); R² points, crowded at the poles. What published models use.
+               J. Fourier Anal. Appl. 14, 145 (2008); R² points, crowded at the poles. Published models use this grid.
     lebedev    as few points as an octahedral symmetry needs, about R²/3, evenly spread (Lebedev & Laikov, Dokl. Math.
                59, 477 (1999)); only for the R of `LEBEDEV`.
 """
@@ -42,12 +42,12 @@ The rules of degree 13, 25 and 27 have negative weights, which increase the erro
 
 
 def check_resolution(resolution: int, lmax: int, grid: GridKind) -> None:
-    """Raises ValueError if functions of degree `lmax` would change on the way to such a grid and back."""
+    """Raises ValueError if the transforms to such a grid and back would change functions of degree `lmax`."""
     needed = 2 * (lmax + 1)
     if resolution < needed or resolution % 2:
         raise ValueError(
             f"grid_resolution = {resolution} with lmax = {lmax}: the resolution has to be even and "
-            f"at least 2(lmax + 1) = {needed}, or functions would change on the way to the grid and back."
+            f"at least 2(lmax + 1) = {needed}, or the transforms to the grid and back would change functions."
         )
     if grid == "lebedev" and resolution not in LEBEDEV:
         below = [r for r in LEBEDEV if needed <= r < resolution][-1:]
@@ -62,7 +62,7 @@ def check_resolution(resolution: int, lmax: int, grid: GridKind) -> None:
 def sphere_points(resolution: int | tuple[int, int], grid: GridKind = "product") -> tuple[Array, Array]:
     """Points [n_points, 3] of a grid and their weights [n_points], which sum to 1.
 
-    A product grid may have two numbers, of its latitudes and of its longitudes.
+    A product grid may be given by two numbers: latitudes and longitudes.
     """
     if isinstance(resolution, int):
         return _product_points(resolution, resolution) if grid == "product" else _lebedev_points(resolution)

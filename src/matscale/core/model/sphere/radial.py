@@ -1,4 +1,4 @@
-"""Radial networks, and the embedding of an atom's surroundings that they give."""
+"""Radial networks, and the embedding of the surroundings of an atom that they produce."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class RadialNetwork(nn.Module):
     ) -> None:
         """Set up the network for a basis of `n_basis` functions, with hidden layers of `width`.
 
-        With `n_elements`, it has tables of its own for the two elements of an edge, with a row for each atomic number
-        below; row 0 is no element. Without, the model has appended features of the elements to the basis. With
-        `exact_norms`, for forces by derivative, norms are not computed in half precision, which their second
-        derivative exceeds.
+        With `n_elements`, the network has its own tables for the two elements of an edge, with a row for each atomic
+        number below `n_elements`; row 0 is not an element. Without `n_elements`, the model has appended features of the
+        elements to the basis. With `exact_norms`, norms are not computed in half precision: for forces by derivative,
+        the second derivative of a norm exceeds its range.
         """
         super().__init__()
         self.source = nn.Embedding(n_elements, width) if n_elements else None

@@ -52,11 +52,10 @@ def wigner(lmax: int, rotation: Array) -> Array:
 
 @cache
 def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
-    """Constant tables of the matrix B of the module's docstring, and the matrix D(P) [K, K].
+    """Constant tables of the matrix B (see the top of this module), and the matrix D(P) [K, K].
 
-    The first table is [2, 2lmax+1, K_r, K]: B, and B with the columns m and −m exchanged.
-
-    The second dimension has the matrices by which cos mβ, m = 0..lmax, and then sin mβ, m = 1..lmax, are multiplied.
+    The first table, [2, 2lmax+1, K_r, K], is for B, and for B with the columns m and −m exchanged. Its second dimension
+    has the matrices that are multiplied by cos mβ, m = 0..lmax, and then by sin mβ, m = 1..lmax.
     """
     j, m = wigner(lmax, _SWAP), np.array(orders(lmax))
     flip = np.array([degree * (degree + 1) - order for degree, order in zip(degrees(lmax), orders(lmax))])

@@ -1,8 +1,8 @@
 """Processes for `matscale train --devices N`, started and watched by the elastic agent of torchrun.
 
-The parent starts N processes of `matscale train` and ends with the exit code of the first that failed. The processes
-agree in a folder of the launch on what the agent does not know: whose error is printed, and whether an error is final,
-so that starting again would repeat it.
+The parent starts N processes of `matscale train` and ends with the exit code of the first that failed. In a folder of
+the launch, the processes agree on two facts that the agent does not know: which process prints its error, and whether
+an error is final, so that a restart would repeat it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _FINAL = (2, 3, 4, 5)
 """Exit codes after which the processes are not started again."""
 _PATIENCE = 3.0
-"""Time for which a process that lost another one waits for that one's error [s]."""
+"""Time for which a process waits for the error of another process that has died [s]."""
 _LOOK = 0.5
 """Time between two looks at whether the process that runs the agent is alive [s]."""
 
@@ -147,17 +147,16 @@ def reported() -> Iterator[None]:
 
 
 def _end_with(parent: int) -> None:
-    """Ask this process to save and stop once the agent has died, which would leave it without anyone to watch it.
+    """Ask this process to save and stop once the agent has died, since no other process watches it then.
 
-    No signal of the kernel does so everywhere, and the agent cannot send one when it is killed itself.
-    """
+    An agent that is killed sends no signal, and not every kernel sends one in its place."""
     while os.getppid() == parent:
         time.sleep(_LOOK)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_interrupted(error: MatscaleError) -> bool:
-    """Whether a signal came before the first step, as the agent sends one to those that are left when another died."""
+    """Whether a signal came before the first step: the agent sends one to the remaining processes when one has died."""
     return isinstance(error.__cause__, Interrupted)
 
 

@@ -16,8 +16,8 @@ from matscale.core.train.loss import Objective
 class PartialObjective(nn.Module):
     """Module whose output is the loss rather than the predictions.
 
-    DistributedDataParallel looks from the output of a module for the parameters that a backward pass will use. From
-    the loss, it does not find heads whose output has no label in the batch.
+    DistributedDataParallel starts at the output of a module to find the parameters that a backward pass will use. If it
+    starts at the loss, it leaves out heads whose output has no label in the batch.
     """
 
     def __init__(

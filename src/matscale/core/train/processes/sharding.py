@@ -2,8 +2,8 @@
 
 The whole model is one unit of `fully_shard`: its weights are gathered before the first micro-batch of a step, and its
 gradients are summed and divided after the last. Units within the model do not work with forces by derivative: in torch
-2.13, their hooks take the derivative within the forward pass for the end of the backward pass and free the weights, so
-that the second derivative raises "setStorage: ... out of bounds for storage of size 0".
+2.13, their hooks mistake the derivative within the forward pass for the end of the backward pass. They free the
+weights, and the second derivative raises "setStorage: ... out of bounds for storage of size 0".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _is_divided(tensor: Tensor) -> TypeGuard[DTensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be divided among processes, all of which have to call this."""
+    """Whole tensor, gathered if it is divided among processes; all of these have to call this."""
     return tensor.full_tensor() if _is_divided(tensor) else tensor
 
 

@@ -30,7 +30,7 @@ from matscale.core.train.processes.environment import place_of_process
 from matscale.core.train.processes.sharding import is_sharded, sharded
 
 _LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Cc]onnection (closed|reset|refused)")
-"""Errors of a backward pass that come from the sum over processes."""
+"""Pattern of errors of a backward pass that come from the sum over processes."""
 
 
 def _summed(bucket: Any) -> torch.futures.Future[Tensor]:
@@ -57,7 +57,10 @@ class World:
 
     @classmethod
     def of_inference(cls) -> World:
-        """World of a process that uses a model: several of them share a machine and its GPUs, but no run."""
+        """World of a process that uses a model.
+
+        Several such processes may share a machine and its GPUs, but not a run.
+        """
         local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         return cls(local_rank=int(local) if local.isdecimal() else 0)
 

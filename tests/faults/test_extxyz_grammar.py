@@ -114,9 +114,9 @@ def test_an_array_is_read_in_the_old_style_and_in_the_new(line, value):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('a="1 2', "nothing closes it"),
-        ("a=[1, 2", "nothing closes it"),
-        ("a={1 2", "nothing closes it"),
+        ('a="1 2', "and is not closed"),
+        ("a=[1, 2", "and is not closed"),
+        ("a={1 2", "and is not closed"),
         ("a=[[1, 2], [3]]", "rows of different lengths"),
         ("a=1 a=2", "given twice"),
         ('a="_JSON {"', "not valid JSON"),

@@ -4,9 +4,9 @@ r"""Per-atom network: a baseline architecture in which atoms do not interact.
     xⁿ⁺¹ = xⁿ + LeakyReLU(LayerNorm(Q xⁿ + q))       depth times
     energy, forces, stress: three heads, see `core.layers.heads`
 
-a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not interact, and r depends on the
+a is an embedding, r the Cartesian position [Å] as given in the file. Atoms do not interact, and r depends on the
 origin, the orientation and the choice of cell: the only symmetry of this model is that the order of atoms does not
-matter. It learns composition, and accidental patterns of the coordinates.
+matter. It learns effects of the composition, and accidental patterns of the coordinates.
 
 The network of arXiv:2509.21811's code, with its seven published shapes.
 """

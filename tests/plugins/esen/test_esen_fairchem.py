@@ -106,7 +106,7 @@ def test_a_run_predicts_what_the_file_does(
 def test_charge_and_spin_become_a_vector_of_the_model(goldens: Callable, tmp_path: Path) -> None:
     (golden,) = goldens("*chargespin")
     found = imported(content(golden), tmp_path)
-    assert "The model is that of charge 0 and spin 0" in found.notes[0]
+    assert "The run is the model for charge 0 and spin 0" in found.notes[0]
     vector = found.potential.model.system
     expected = with_system(golden.weights, charge=0, spin=0)["backbone.system"]
     torch.testing.assert_close(vector.detach(), expected)
@@ -139,7 +139,7 @@ def test_tables_of_charge_spin_and_data_set_are_read_at_their_rows() -> None:
         ({"regress_forces": False}, "regress_forces = False"),
         ({"warp": 9}, "unknown option warp = 9"),
         ({"max_num_elements": "100"}, "max_num_elements = '100': a whole number"),
-        ({"direct_forces": True}, "its heads are efs, where a model with direct_forces = True has energy and forces"),
+        ({"direct_forces": True}, "its heads are efs, but a model with direct_forces = True has energy and forces"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(

@@ -394,7 +394,7 @@ def test_a_second_job_of_a_run_that_is_being_trained_leaves_it_alone(jobs: list[
         ({"preset": "sge", "submit": "qsub {script.parent}"}, "a field is a name in braces"),
         ({"preset": "sge", "submit": "qsub {script"}, "expected '}'"),
         ({"preset": "sge", "submit": "qsub 'x {script}"}, "No closing quotation"),
-        ({"preset": "sge", "submit": "qsub -N {name} {scripts}"}, r"\{name\} of one run does not fit"),
+        ({"preset": "sge", "submit": "qsub -N {name} {scripts}"}, r"but \{name\} belongs to one run"),
         ({"preset": "sge", "submit": "{script}"}, "its first word is the program"),
         ({"preset": "sge", "submit": " "}, "a command is expected"),
         ({"preset": "sge", "submit": "qsub {script}", "options": ["-q"]}, "submit has no field {options} for them"),

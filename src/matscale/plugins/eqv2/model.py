@@ -10,8 +10,8 @@ R_e rotates the edge e onto the polar axis (`rotation`), where messages keep the
 Activations act on a grid of the sphere; the error of the grid is the model's only error of equivariance.
 
 Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options
-and weights it gives their numbers. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
-then energies are smooth, and `forces = "gradient"` gives conservative forces and stress.
+and weights it gives their numbers. With `max_neighbors = 0`, all neighbours count, with a weight that vanishes at the
+cutoff: energies are then smooth, and `forces = "gradient"` gives conservative forces and stress.
 
 Shapes: C channels, K = (lmax+1)² coefficients per atom.
 """

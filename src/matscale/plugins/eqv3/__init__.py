@@ -1,4 +1,4 @@
-"""EquiformerV3: `model` has the equations, `attention` the messages, `heads` what is read out, `sizes` the sizes."""
+"""EquiformerV3: `model` has the equations, `attention` the messages, `heads` the outputs, `sizes` the sizes."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ halves (h', h'') of a message, as functions on the sphere, times gates, and a Sw
 
     swiglu(h, p, g)_lm  = σ(g) (h' · h'')_lm + δ_l0 silu(p') p''
 
-(SwiGLU-S²). On the grid there is only the product, a polynomial of degree 2, so that a grid of sufficient resolution
-makes it exact: a model commutes with rotations to rounding. EquiformerV3, arXiv:2604.09130.
+(SwiGLU-S²). Only the product is computed on the grid. It is a polynomial of degree 2, so that it is exact on a grid of
+sufficient resolution: a model commutes with rotations up to rounding errors. EquiformerV3, arXiv:2604.09130.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class GraphAttention(nn.Module):
     """Graph attention: computes new coefficients of an atom from those of its neighbours."""
 
     def __init__(self, config: EqV3Config, n_out: int, activation: Literal["swiglu", "gate"], drop: float) -> None:
-        """Set up the layer; with activation `gate`, as in heads, messages get gates for each degree and no product."""
+        """Set up the layer; the activation `gate`, which heads use, multiplies messages by a gate for each degree."""
         super().__init__()
         shape, hidden, channels = (config.lmax, config.mmax), config.attention_hidden, config.channels
         self.heads, alpha, self.epsilon = config.n_heads, config.alpha_channels, config.attention_epsilon
@@ -96,9 +96,10 @@ class GraphAttention(nn.Module):
         return update
 
     def radial_weights(self, edges: sphere.Edges) -> Tensor:
-        """Weights of an edge for the convolution, which has one for each |m|, l and channel: here the same for all m.
+        """Weights of an edge for the convolution, one for each |m|, l and channel; here they are the same for all m.
 
-        A weight of a degree commutes with the rotation, so that it may act after it, on fewer coefficients.
+        A weight that depends on the degree only commutes with the rotation. It can therefore act after the rotation, on
+        fewer coefficients.
         """
         weights: Tensor = self.radial(edges).unflatten(1, (self.n_degrees, -1))  # [n_edges, lmax+1, 2C]
         return torch.cat([weights[:, m:].flatten(1) for m in range(self.mmax + 1)], dim=1)

@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
         x'       = L₂ (W₂ (σ(G x_{l=0}) (y' · y'')) + δ_l0 swiglu(S x_{l=0}))
 
     The published form applies W₁ and W₂ to the values at each point of the grid. Linear maps of channels commute with
-    the way to the grid and back, so that they act on the K coefficients here, which are fewer than the points.
+    the transforms to the grid and back. They therefore act on the K coefficients here, which are fewer than the points.
     """
 
     def __init__(self, config: EqV3Config) -> None:

@@ -45,15 +45,18 @@ class EqV3Config(ArchitectureConfig):
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int = Field(default=0, ge=0)
-    """Number of nearest neighbours that send messages; 0: all within the cutoff, without which no model is smooth."""
+    """Number of nearest neighbours that send messages; 0: all within the cutoff.
+
+    With a limit, a model is not smooth.
+    """
     forces: Literal["direct", "gradient"] = "gradient"
     """Source of forces and stress: derivatives of the energy, or heads (`direct`)."""
     stress_head: Literal["equivariant", "none"] = "equivariant"
     """Stress head; `none` for molecules and surfaces. Without effect if forces are derivatives."""
     denoising: bool = False
-    """Whether a model with direct forces also has what denoising of non-equilibrium structures needs (DeNS).
+    """Whether a model with direct forces also has the parts for denoising of non-equilibrium structures (DeNS).
 
-    That is an encoding of forces as an input, and a second head, which predicts the noise (`EqV3.denoise`).
+    These parts are an encoding of forces as an input, and a second head, which predicts the noise (`EqV3.denoise`).
     """
     attention_drop: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of attention weights in the blocks; 0.1 in the published models with direct forces."""
@@ -91,7 +94,7 @@ class EqV3Config(ArchitectureConfig):
 
     @property
     def is_smooth(self) -> bool:
-        """Whether no limit on the number of neighbours makes energies jump."""
+        """Whether energies are smooth: there is no limit on the number of neighbours that makes them jump."""
         return self.max_neighbors == 0
 
     @property
@@ -134,9 +137,9 @@ def exact_grid(lmax: int, mmax: int) -> ExactGrid:
 def idle_parameters(config: EqV3Config) -> frozenset[str]:
     """Names of the parameters that do not influence the outputs, kept because the published models have them.
 
-    The head of the forces is an attention layer of which only l = 1 is read: neither the bias, which is for l = 0, nor
-    orders above 1 reach it, since gates do not mix them. Parameters for denoising are idle in all other passes; those
-    are not listed here.
+    The head of the forces is an attention layer, and only its l = 1 outputs are read. They depend neither on the bias,
+    which is for l = 0, nor on orders above 1, since gates do not mix orders. Parameters for denoising are idle in all
+    other passes; those are not listed here.
     """
     if config.forces == "gradient":
         return frozenset()

@@ -91,5 +91,5 @@ def _feed_forward(config: EqV3Config) -> Iterator[counts.Row]:
 
 
 def _product(per: str, grid: ExactGrid, n_coefficients: int, channels: int) -> counts.Row:
-    """Row of a product of functions: two of them go to the grid, one comes back."""
+    """Row of a product of functions: two functions are transformed to the grid, and one back."""
     return counts.Row(per, "constants", 3 * grid.n_points * n_coefficients * channels)

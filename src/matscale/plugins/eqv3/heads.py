@@ -27,7 +27,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """Head of the forces, or of noise: one more attention layer, with gates, whose l = 1 coefficients are vectors."""
+    """Head of the forces, or of noise: an attention layer with gates, whose l = 1 coefficients are the vectors."""
 
     def __init__(self, config: EqV3Config) -> None:
         super().__init__()

@@ -8,8 +8,8 @@ r"""EquiformerV3: equivariant graph attention between atoms, whose features are 
 
 R_e rotates the edge e onto the polar axis, where messages keep the orders |m| ≤ mmax (`attention`); u is an envelope
 with two vanishing derivatives at the cutoff. One norm has a common scale for all degrees. Activations are gates of
-scalars and products of functions, which a grid of the sphere computes exactly: the model commutes with rotations to
-rounding. All neighbours within the cutoff count, so that energies are smooth, and their derivatives conservative.
+scalars and products of functions, which a grid of the sphere computes exactly: the model commutes with rotations up to
+rounding errors. All neighbours within the cutoff count, so that energies are smooth and forces conservative.
 
 EquiformerV3, arXiv:2604.09130. With its authors' weights it gives the numbers of their code.
 
@@ -85,12 +85,12 @@ class EqV3(nn.Module):
     def denoise(self, data: AtomicBatch, forces: Tensor, noised: Tensor, structures: Tensor) -> Outputs:
         """Predict the noise of atoms in structures to which noise was added; needs the option `denoising`.
 
-        `forces` [n_atoms, 3] are those before the noise, in eV/Å, which tell the model which structure is meant.
-        `noised` [n_atoms] says which atoms have noise: their output of forces is the noise. `structures` [n_structures]
-        says which structures have any: their stress is zero, so that it does not enter a loss.
+        `forces` [n_atoms, 3] are the forces before the noise, in eV/Å; they tell the model which structure is meant.
+        `noised` [n_atoms] says which atoms have noise: for these, the forces in the output are the noise. `structures`
+        [n_structures] says which structures have noise: their stress is zero, so that it does not enter a loss.
         """
         if not self.config.denoising:
-            raise ConfigError("eqv3: this model has no head of noise. Make it with denoising = true.")
+            raise ConfigError("eqv3: this model has no head for noise. Make it with denoising = true.")
         edges = self.embed_edges(data)
         x = self._run(data, edges, self.embed_forces(forces) * noised[:, None, None])
         outputs = self.read_out(x, edges, data)

@@ -66,8 +66,8 @@ SIZES = {
     "salex-gradient": _L4.config(**_GRADIENT, attention_epsilon=1e-8),
 }
 """Eight published configurations: 91,390,274, 34,859,044, 30,278,113, 34,928,164, 57,077,924, 30,333,409, 48,841,313
-and 30,333,409 parameters. Models of materials are published with 300 neighbours, which hardly ever bind within 6 Å;
-here they have no limit."""
+and 30,333,409 parameters. Models of materials are published with a limit of 300 neighbours, which atoms rarely reach
+within 6 Å; here they have no limit."""
 
 DIAL = (
     "all widths, layers and heads together, through the published shape at lmax 4; feed-forward width and edge "

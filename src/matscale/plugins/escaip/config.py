@@ -44,7 +44,7 @@ class EScAIPConfig(ArchitectureConfig):
     n_neighbors: Positive = 30
     """Rank at which the weight of a neighbour vanishes, about the number of neighbours that are kept.
 
-    The atom itself counts in ranks.
+    The atom itself has a rank, too.
     """
     max_neighbors: int = Field(default=45, ge=2)
     """Number of slots for an atom and its neighbours; time and memory depend on it, the model's weights do not."""

@@ -1,9 +1,9 @@
 r"""Output heads: energy, forces and stress from the features of all layers.
 
-    z      = norm σ(Σ_layers P_n (x_n + FFN norm x_n))              of atoms, and with direct forces also of slots
+    z      = norm σ(Σ_layers P_n (x_n + FFN norm x_n))              of atoms and, with direct forces, of slots
     E_s    = Σ_{i in s} e(z_i)
-    F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs: x, y and z each their own
-    σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b fades a neighbour out
+    F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs, one for each of x, y, z
+    σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b is the weight of a neighbour
 
 The force head is the published one. Features and g do not depend on the orientation of the structure, so their products
 with single components of n are not equivariant. The stress is equivariant, as a sum of multiples of n nᵀ and 1.
@@ -24,7 +24,7 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):
-    """Readout of the features of all stages: of the input, and of the output of every block.
+    """Readout of the features of all stages: the input, and the output of every block.
 
     Each stage passes through a feed-forward network; one projection maps all of them to H channels.
     """

@@ -1,16 +1,17 @@
 r"""Select neighbours with smooth weights, and arrange them in the padded layout [n_atoms, W] that all layers use.
 
     rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)   s: smooth step from −π to π
-    how far out                        x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
+    distance measure x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
     logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
 
-i and j are the ends of the edge, so that it is kept in both directions or in neither. An atom and its kept neighbours
-share a row of W = `max_neighbors` slots, or as many as the longest row of the batch needs; empty slots do not affect
-results. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
+i and j are the ends of the edge, so that an edge is kept in both directions or in neither. An atom and its kept
+neighbours share a row of W = `max_neighbors` slots, or as many as the longest row of the batch needs; empty slots do
+not affect results. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
 
 Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
 Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem. In
-this order parameter, a neighbour has full weight until it is left out: models of this family are not smooth.
+this order parameter, a neighbour has its full weight up to the point where it is left out. Therefore models of this
+family are not smooth.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class MakeLayout(nn.Module):
         )
 
     def _kept(self, data: AtomicBatch, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the edges that are kept: their indices, and x of each, which says how far out it is (below 1)."""
+        """Find the edges that are kept: their indices, and the distance measure x of each, below 1."""
         config = self.config
         j, i = data.edges()
         shells = distances_of_atoms(data, distance)  # [n_atoms, 1 + max degree]

@@ -5,7 +5,7 @@ r"""EScAIP: attention among the neighbours of each atom, with features that do n
     x, y       <- x, y + FeedForwards(norm x, norm y)               each in turn
     E, F, σ     = heads on readouts of all stages                   or F and σ as derivatives of E (`forces`)
 
-`layout` has the neighbours and their slots, `blocks` the attention, `heads` what is read out. The energy is invariant
+`layout` has the neighbours and their slots, `blocks` the attention, `heads` the outputs. The energy is invariant
 under rotation and reflection for any weights, so that derived forces and stress are equivariant. The published direct
 forces are not (`heads`): such a model must learn equivariance from rotated data.
 

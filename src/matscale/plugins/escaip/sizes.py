@@ -58,6 +58,7 @@ SIZES = {
     "H640L10": _published(640, n_layers=6),
     "H1024L8": _published(1024, n_layers=8),
 }
-"""fairchem's configurations with direct forces: 88,609,408, 85,148,160 and 271,605,120 parameters. The second has six
-layers, whatever its name says. These models predict no stress.
+"""fairchem's configurations with direct forces: 88,609,408, 85,148,160 and 271,605,120 parameters.
+
+The second has six layers, in spite of its name. These models predict no stress.
 """

@@ -1,4 +1,4 @@
-"""eSEN: `model` has the equations, `blocks` the messages, `heads` what is read out, `sizes` the published sizes."""
+"""eSEN: `model` has the equations, `blocks` the messages, `heads` the outputs, `sizes` the published sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def claims(config: ESENConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
     No model claims reflection, since convolutions on edges distinguish left and right. Without grids, rotation is
-    exact; an activation on a grid breaks it by the grid's error, so that such a model does not claim it.
+    exact. An activation on a grid breaks this symmetry by the error of the grid, so that such a model does not claim
+    it.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     if not config.has_grids:

@@ -6,11 +6,11 @@ Messages (`EdgeWise`), in the frames of the edges,
     g, h  = SO2(z_e ∘ w(e))                       gates, hidden message                            [n_edges, K_r, H]
     x'_i  = Σ_{e -> i} u(d_e) R_e^T SO2(act(h, g))                                                 [n_atoms, K, C]
 
-without attention and without a mean: each neighbour fades with the envelope u alone. w are radial networks of distance
-and elements. The activation of the published models multiplies each degree l > 0 by the sigmoid of a scalar, which is
-exactly equivariant; `s2` is SiLU on a grid for l > 0 instead.
+without attention and without a mean: the message of each neighbour is multiplied by the envelope u only. w are radial
+networks of distance and elements. The activation of the published models multiplies each degree l > 0 by the sigmoid of
+a scalar, which is exactly equivariant; `s2` is SiLU on a grid for l > 0 instead.
 
-The feed-forward network of the published models (`Spectral`) acts alike on atoms,
+The feed-forward network of the published models (`Spectral`) has the same form on atoms,
 
     x'    = L₂ gate(L₁ x, silu(W x_{l=0}))        L₁, L₂: a linear map of channels for each degree  [n_atoms, K, H]
 

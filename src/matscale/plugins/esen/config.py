@@ -29,7 +29,10 @@ class ESENConfig(ArchitectureConfig):
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int = Field(default=0, ge=0)
-    """Number of nearest neighbours that send messages; 0: all within the cutoff, without which no model is smooth."""
+    """Number of nearest neighbours that send messages; 0: all within the cutoff.
+
+    With a limit, a model is not smooth.
+    """
     activation: Literal["gate", "s2"] = "gate"
     """Activation of messages: gates of scalars, exactly equivariant; or SiLU on a grid of the sphere (`s2`)."""
     feed_forward: Literal["spectral", "grid"] = "spectral"
@@ -87,7 +90,7 @@ class ESENConfig(ArchitectureConfig):
 
     @property
     def is_smooth(self) -> bool:
-        """Whether no limit on the number of neighbours makes energies jump."""
+        """Whether energies are smooth: there is no limit on the number of neighbours that makes them jump."""
         return self.max_neighbors == 0
 
     @property
@@ -125,7 +128,8 @@ def idle_parameters(config: ESENConfig) -> frozenset[str]:
     """Names of the parameters that do not influence the outputs, kept because the published models have them.
 
     The heads of forces and stress read l = 1 and l = 2 of a linear map that has a bias for l = 0. A head of the energy
-    reads l = 0: unless the norm has one scale for all degrees, parts of the last block for higher degrees are idle.
+    reads only l = 0: unless the norm has one scale for all degrees, the parts of the last block for higher degrees have
+    no effect.
     """
     reads = 0 if config.forces == "gradient" else 2 if config.predicts_stress else 1  # highest degree
     idle = {"forces.linear.bias"} if config.forces == "direct" else set()

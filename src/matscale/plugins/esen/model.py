@@ -8,7 +8,7 @@ r"""eSEN: smooth equivariant messages between atoms, whose features are function
 
 R_e rotates the edge e onto the polar axis, where messages keep the orders |m| ≤ mmax; u is an envelope with two
 vanishing derivatives at the cutoff. Frames, envelope, norms and gates are smooth functions of the positions, also where
-an edge lies along the polar axis, and all neighbours count: so energies are smooth, and their derivatives conservative.
+an edge lies along the polar axis, and all neighbours count. Energies are therefore smooth, and forces conservative.
 
 Fu, Wood, Barroso-Luque, Levine, Gao, Dzamba & Zitnick, arXiv:2502.12147. With fairchem's weights it gives the numbers
 of its eSEN (`eSCNMDBackbone`), the backbone of UMA without mixture of experts.

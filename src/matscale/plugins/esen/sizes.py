@@ -30,7 +30,7 @@ _30M = Rung(128, 128, 128, 10)
 _ANCHORS = (Rung(2, 2, 2, 1), Rung(5, 5, 5, 4), Rung(32, 32, 32, 4), _30M, Rung(1024, 1024, 1024, 10))
 """Shapes between which the ladder grows evenly.
 
-The smallest has two channels: the scalars of one channel are nothing after the norm has subtracted their mean.
+The smallest has two channels: with one channel, all scalars would be zero after the norm has subtracted their mean.
 """
 
 SIZES = {
@@ -41,8 +41,8 @@ SIZES = {
     "K16L6": Rung(256, 256, 256, 16).config(lmax=6, n_radial=256),
 }
 """eSEN-30M-OAM and -MP, 30,161,153 and 30,085,121 parameters, and the shapes of the models of OMol25 and UMA: small,
-medium (direct forces) and large. Those are published with embeddings of charge, spin and data set, here they have none:
-6,261,249, 50,599,682 and 690,201,601 parameters.
+medium (direct forces) and large. The latter are published with embeddings of charge, spin and data set; here they have
+none: 6,261,249, 50,599,682 and 690,201,601 parameters.
 """
 
 DIAL = (

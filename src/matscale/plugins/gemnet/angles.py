@@ -114,7 +114,7 @@ class Angles:
     def contracted(self, weights: Tensor) -> Tensor:
         """Multiply polynomials by `weights` [n_outs, I, L] and sum over outgoing edges and l; returns [n_ins, I].
 
-        The result serves sums that end at the atom:
+        The result is used in sums that end at the atom:
 
         G_{ba, i} = Σ_{c, l} w_{ca, i, l} Y_l(cos ∠cab); Σ_b G_ba x_ba is then the double sum over b and c.
         """

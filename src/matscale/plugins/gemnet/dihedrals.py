@@ -2,13 +2,13 @@ r"""Sums over dihedral angles c, a, b, d between edges c → a and d → b, with
 
     S_{ca, l, m} = Σ_b Y_l(cos ∠cab) Σ_d Y_m(cos θ_cabd) x_{dba}          a ≠ d, b ≠ c, c ≠ d (as images)
 
-As two successive sums, a quadruplet takes one product for each m rather than for each (l, m): the inner sum is a
-batched product [D_a·M, D_b] @ [D_b, C] for each middle edge b → a, the outer one a product [L, K] @ [K, M·C] for each
-edge c → a with its K middle edges.
+The two sums are made one after the other, so that a quadruplet takes one product for each m rather than for each (l,
+m): the inner sum is a batched product [D_a·M, D_b] @ [D_b, C] for each middle edge b → a, the outer one a product [L,
+K] @ [K, M·C] for each edge c → a with its K middle edges.
 
 The dihedral is undefined if c, a, b or a, b, d lie on a line. Its cosine is computed as p·q/√(|p|²|q|² + ε²), with the
-cross products p and q of the edges with the middle one. It is zero on such a line and changes over an angle of ε: it is
-continuous, but too steep for smooth forces.
+cross products p and q of the edges with the middle one. It is zero on such a line and changes within an angle of ε. It
+is therefore continuous, but too steep for smooth forces.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ SIZES = {
 }
 """fairchem's OC20 models: 31,671,808, 38,864,384 and 216,408,064 parameters, and 17, 54 and 80 scale factors."""
 
-DIAL = "atom and edge channels alike, 3 blocks; below 128 with fewer Gaussians, whose number takes up the remainder"
+DIAL = "equally many atom and edge channels, 3 blocks; below 128 with fewer Gaussians, whose number is the fine dial"
 
 
 def at_width(width: int) -> GemNetConfig:

@@ -1,4 +1,4 @@
-"""Batch systems: what the launchers `slurm`, `command` and `hyperqueue` have in common.
+"""Batch systems: common parts of the launchers `slurm`, `command` and `hyperqueue`.
 
 A job runs a script that trains one run into its folder: it takes the lock of the run, resumes a run that has started,
 and leaves the exit code in the folder. The pool watches the queue of the engine and reports how jobs ended.
@@ -22,7 +22,7 @@ from matscale.plugin import CLAIM_FILE, CONFIG, LOG, PLANNED, ConfigError, Ended
 EXIT = ".exit-code"
 """File in the run folder with the exit code of the latest job, since the engine may not keep it."""
 PATIENCE = 600.0
-"""Seconds that the sweep waits for an answer of the engine, which is restarted now and then, before it gives up."""
+"""Seconds for which the sweep waits for an answer of the engine before it gives up; engines are restarted at times."""
 
 
 class BatchPool(ABC):
@@ -31,7 +31,7 @@ class BatchPool(ABC):
     engine: str
     """Name of the engine in messages."""
     check: str
-    """Question to the user if the engine does not answer, with the command that tells."""
+    """Question to the user if the engine does not answer, with a command to find out."""
 
     def __init__(self, name: str, poll: float) -> None:
         self.name, self.poll = name, poll
@@ -51,14 +51,15 @@ class BatchPool(ABC):
 
     @abstractmethod
     def states(self) -> tuple[dict[Path, str], dict[Path, str]]:
-        """Ask the engine: (`queued` or `running` by run folder, state in its words of jobs that have ended).
+        """Ask the engine for the states of jobs.
 
-        Raises OSError if it does not answer.
+        Returns `queued` or `running` by run folder, and the engine's own state of each job that has ended. Raises
+        OSError if the engine does not answer.
         """
 
     @abstractmethod
     def end_of(self, path: Path, state: str) -> Ended:
-        """Describe how a job ended that is no longer alive, from the state in the engine's words if it told one."""
+        """Describe how a job ended, from the engine's own state of the job if it gave one."""
 
     def held(self) -> dict[Path, str]:
         self._refresh()
@@ -96,7 +97,7 @@ class BatchPool(ABC):
 
 
 def exit_code(path: Path) -> int | None:
-    """Exit code that the latest job of a run left; None if it left none."""
+    """Exit code that the latest job of a run left in its folder; None if there is none."""
     try:
         return int((path / EXIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -171,10 +172,10 @@ def script(
     suffix: str = "",
     after: str = "",
 ) -> str:
-    """Write the script of a job: `head` are its first lines; `run` is the run folder, in the words of bash.
+    """Write the script of a job: `head` are its first lines; `run` is the run folder as a word of bash.
 
-    `traps` handle the signals of the engine, `prefix` and `suffix` enclose the command that trains, and `after`
-    runs when it is over.
+    `traps` handle the signals of the engine, `prefix` and `suffix` enclose the command that trains, and `after` runs
+    when this command has ended.
     """
     options = [*Job.options(), *(["--devices", str(processes)] if processes > 1 else [])]
     train = f'{shlex.quote(sys.executable)} -P -m matscale train -o "$run" {" ".join(options)} "${{how[@]}}"'
@@ -196,7 +197,7 @@ def script(
 
 
 def threads(cores: str, processes: int) -> list[str]:
-    """Lines of a script that give each process its share of the cores, a number in the words of bash."""
+    """Lines of a script that give each process its share of the cores; `cores` is a number or an expression of bash."""
     return [
         f"export OMP_NUM_THREADS=$(( {cores} / {processes} ))",
         '[ "$OMP_NUM_THREADS" -gt 0 ] || export OMP_NUM_THREADS=1',

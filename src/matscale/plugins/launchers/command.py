@@ -1,7 +1,7 @@
 """Launcher `command`: a job per run on any batch system, by the commands that submit, list and cancel jobs.
 
-The commands are templates in the study file, or a preset. They are split into words first and filled afterwards, and no
-shell sees them: a name or path is always one argument. The run folder holds the script (`.job.sh`) and the number of
+The commands are templates in the study file, or a preset. They are split into words before they are filled, and are run
+without a shell: a name or path is always one argument. The run folder holds the script (`.job.sh`) and the number of
 the job (`.job.json`), by which a later sweep finds the job in the queue.
 """
 
@@ -44,7 +44,7 @@ from matscale.plugins.launchers.presets import PRESETS
 
 SCRIPT, LEDGER = ".job.sh", ".job.json"
 TOGETHER = 50
-"""Largest number of runs that are submitted before the sweep looks at the queue, and at signals, again."""
+"""Largest number of runs that are submitted before the sweep checks the queue and signals again."""
 FIELDS = {
     "submit": {"name", "script", "scripts", "line", "run", "log", "options", "user", "python"},
     "state": {"ids", "user", "python"},
@@ -52,7 +52,7 @@ FIELDS = {
 }
 """Fields of the templates. `{scripts}`, `{ids}` and `{options}` stand for several words each.
 
-`{line}` is a line of a shell that runs the script, for engines that pass their words to one.
+`{line}` is a shell command that runs the script, for engines that pass their arguments to a shell.
 """
 KINDS = ("failed", "cancelled", "done", "queued", "running")
 """Kinds of states, in the order in which a state is compared with their expressions."""
@@ -68,7 +68,7 @@ def _template(text: str) -> str:
         for _, field, style, conversion in Formatter().parse(word):
             if field is not None and (not field.isidentifier() or style or conversion):
                 raise ValueError(
-                    f"{word!r}: a field is a name in braces, such as {{id}}; a brace itself is {{{{ or }}}}"
+                    f"{word!r}: a field is a name in braces, such as {{id}}; write a brace itself as {{{{ or }}}}"
                 )
     return text
 
@@ -86,18 +86,18 @@ Expression = Annotated[str, AfterValidator(_expression)]
 
 
 class CommandOptions(Config):
-    """Table `[command]` of a study file: a preset, and what differs from it."""
+    """Table `[command]` of a study file: a preset, and the keys that differ from it."""
 
     preset: str | None = None
-    """Engine whose commands are used where no other is given: sge, pbs, lsf, flux, hq or hyperqueue."""
+    """Engine whose commands are used for keys that are not given: sge, pbs, lsf, flux, hq or hyperqueue."""
     submit: Template
     """Command that submits a job: {script}, {scripts} or {line}; {name}, {run}, {log}, {options}."""
     id: Expression = r"^(\d+)"
     """Regular expression, whose first group is the number of the job in the output of `submit`."""
     state: Template
-    """Command that lists the jobs, asked once for all: fields {user}, or {ids}."""
+    """Command that lists the states of all jobs at once: fields {user}, or {ids}."""
     states: Expression
-    """Regular expression of a line of that list, with the groups `id` and `state`, and `name` if it is not cut."""
+    """Regular expression of a line of that list, with groups `id`, `state` and, if names are not cut, `name`."""
     none: Expression | None = None
     """Regular expression of a message that says that the list is empty, whatever the exit code."""
     queued: Expression
@@ -160,7 +160,7 @@ class CommandOptions(Config):
                 "to a shell: what the job runs"
             )
         if "scripts" in wanted and (alone := sorted(wanted & {"name", "run", "log"})):
-            raise ValueError(f"submit has {{scripts}} of many runs, so that {{{alone[0]}}} of one run does not fit")
+            raise ValueError(f"submit has {{scripts}} of many runs, but {{{alone[0]}}} belongs to one run")
         if "id" not in fields(self.cancel):
             raise ValueError("cancel needs the field {id}: the job to cancel")
         if self.options and "options" not in wanted:
@@ -203,7 +203,7 @@ def job_name(run: Path) -> str:
 
 
 class CommandPool(BatchPool):
-    """Pool of a study's jobs on an engine that is known by its commands."""
+    """Pool of a study's jobs on an engine that is used by its commands."""
 
     def __init__(self, options: CommandOptions, study: Path, name: str = "command") -> None:
         super().__init__(name, options.poll)
@@ -222,7 +222,7 @@ class CommandPool(BatchPool):
         self._unlisted: set[Path] = set()
         """Folders of runs whose jobs were missing in the latest list."""
         self._silent: float | None = None
-        """Time since which the lists have been empty without a word about it; None: the latest was not."""
+        """Time since which lists have been empty without a message that says so; None if the latest list was not."""
         for path in [path for path in self._ids if exit_code(path) is not None]:
             self._forget(path)  # it ended while no sweep was there; its folder tells how
         self.connect()
@@ -259,7 +259,10 @@ class CommandPool(BatchPool):
                 raise MatscaleError(f"The job of {path.name} could not be cancelled: {error}.") from None
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs. Raises MatscaleError if one is refused; those before it stay in the queue, and in the ledger."""
+        """Submit jobs.
+
+        Raises MatscaleError if one is refused; jobs that were submitted before it stay in the queue and in the ledger.
+        """
         many = TOGETHER if "scripts" in fields(self.options.submit) else 1
         rest = iter(jobs)
         while group := list(islice(rest, many)):
@@ -357,7 +360,7 @@ class CommandPool(BatchPool):
         return listed
 
     def _is_doubtful(self) -> bool:
-        """Whether the latest list was empty, and not for long enough to believe it."""
+        """Whether the latest list was empty, but lists have not been empty for long enough to trust it."""
         return self._silent is not None and time.monotonic() - self._silent < batch.PATIENCE
 
     def _kind(self, number: str, state: str) -> str:
@@ -386,12 +389,12 @@ class CommandPool(BatchPool):
 
 
 def _is_word(number: str) -> bool:
-    """Whether a job number can be an argument of a command: no option, no space, no word of a shell."""
+    """Whether a job number is safe as an argument of a command: not an option, without spaces and shell syntax."""
     return re.fullmatch(r"\w[\w.:@-]{0,99}", number) is not None
 
 
 def _ledgers(study: Path, engine: str) -> Iterable[tuple[Path, str]]:
-    """Jobs of an engine that earlier sweeps submitted: (run folder, number)."""
+    """Jobs of an engine that earlier sweeps submitted, as (run folder, number)."""
     for path in sorted(study.glob(f"*/*/{LEDGER}")):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))

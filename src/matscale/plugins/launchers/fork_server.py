@@ -1,9 +1,8 @@
 """Fork server: a process that has imported all modules of a training, and forks a process for each run.
 
-Importing torch and the architectures takes seconds, longer than a tiny run. The server imports them once and does
-nothing else but fork. It forks only if that is safe, that is if it has a single thread and no state on a GPU; otherwise
-it starts an ordinary process. A forked process has its own session, writes to the run's log, and outlives the server
-and the sweep.
+Importing torch and the architectures takes seconds, longer than a tiny run. The server imports them once, and then only
+forks. Forking is safe if the server has a single thread and no state on a GPU; otherwise it starts an ordinary process.
+A forked process has its own session, writes to the run's log, and outlives the server and the sweep.
 
 Messages go over a socket pair: {"path", "arguments", "log", "environment"} with the file descriptor of the run's claim,
 or {"signal", "path"}; answers are {"path", "code"} when a process has ended, and {"path", "error"} if it could not be

@@ -1,8 +1,8 @@
 """Launcher `hyperqueue`: hundreds of short runs inside one allocation, by HyperQueue.
 
-HyperQueue has a server and workers of its own, which run inside a job of the cluster. It packs tasks onto the cores and
-GPUs of its workers, also fractions of them. The mechanism is that of the launcher `command`; the numbers of jobs hold
-the identity of the server, so that the jobs of a server that is gone are never taken for those of the next one.
+HyperQueue has its own server and workers, which run inside a job of the cluster. It places tasks on the cores and GPUs
+of its workers, also on fractions of a GPU. The mechanism is that of the launcher `command`. The number of a job
+contains the identity of the server, so that jobs of a server that has ended are not mistaken for jobs of the next one.
 """
 
 from __future__ import annotations

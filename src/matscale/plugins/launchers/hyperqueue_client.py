@@ -5,8 +5,8 @@
     python -m matscale.plugins.launchers.hyperqueue_client cancel JOB
 
 A job is `<server>.<number>`, where the server has a new identity whenever it is started. The folder of the server is
-that of HyperQueue: HQ_SERVER_DIR, or ~/.hq-server. A process of its own asks the server, so that a server that does not
-answer can hold up neither the sweep nor a Ctrl-C.
+that of HyperQueue: HQ_SERVER_DIR, or ~/.hq-server. This program is a separate process, so that a server that does not
+answer blocks neither the sweep nor a Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Answered(Exception):
-    """Ends the wait of the package for the end of jobs at its first answer, which is their states."""
+    """Exception that ends the package's wait for the end of jobs at its first answer, which has their states."""
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def submitted(folder: Path, scripts: Sequence[str], resources: dict[str, str]) -
 
 
 def states(folder: Path, server: str, jobs: Sequence[str]) -> list[str]:
-    """Lines of job and state, of those jobs that this server knows; a line that says so if it knows none of them."""
+    """Lines with job and state, for the jobs that this server knows. If it knows none of them, one line says so."""
     from hyperqueue import Client  # optional: hyperqueue
 
     numbers = [int(number) for owner, _, number in (job.partition(".") for job in jobs) if owner == server]
@@ -103,7 +103,7 @@ def states(folder: Path, server: str, jobs: Sequence[str]) -> list[str]:
 
 
 def cancelled(server: str, job: str) -> list[str]:
-    """Cancel a job by the program `hq`, since the package cannot."""
+    """Cancel a job by the program `hq`, since the Python package cannot cancel jobs."""
     owner, _, number = job.partition(".")
     if owner == server:
         if shutil.which("hq") is None:

@@ -36,7 +36,7 @@ PATIENCE = 120.0
 
 
 Workers = Annotated[int, Field(ge=1, le=1024)]
-"""Number of threads or processes, which is limited, since more would overload the machine at the start."""
+"""Number of threads or processes. It is limited, since more would overload the machine at the start."""
 
 
 class LocalOptions(Config):

@@ -1,10 +1,10 @@
-"""Presets of the launcher `command`: how each engine is asked to start, list and end jobs.
+"""Presets of the launcher `command`: the commands of each engine that start, list and end jobs.
 
-`sge` and `hyperqueue` were proven on real ones (tests/plugins/launchers), the others follow their manual pages:
+`sge` and `hyperqueue` were tested on real engines (tests/plugins/launchers), the others follow their manual pages:
 
-- sge: qsub(1), qstat(1), qdel(1) of Grid Engine 8.1.9; with `-notify` a job hears USR2 before SIGKILL
+- sge: qsub(1), qstat(1), qdel(1) of Grid Engine 8.1.9; with `-notify`, a job gets USR2 before SIGKILL
 - pbs: qsub(1B), qstat(1B), qdel(1B) of OpenPBS 23 and TORQUE 6
-- lsf: bsub(1), bjobs(1), bkill(1) of IBM Spectrum LSF 10.1; bsub joins its words to a line of a shell
+- lsf: bsub(1), bjobs(1), bkill(1) of IBM Spectrum LSF 10.1; bsub joins its arguments to a shell command
 - flux: flux-submit(1), flux-jobs(1), flux-cancel(1) of flux-core 0.60
 - hq: `hq submit`, `hq job list` and `hq job cancel` of HyperQueue 0.20, https://it4innovations.github.io/hyperqueue
 - hyperqueue: the Python package of HyperQueue, by the program hyperqueue_client.py

@@ -32,7 +32,7 @@ def _terms(theta: Array, x: Array) -> list[Array]:
 
 
 def _width(log_width: Array) -> Array:
-    """Width f of the break, limited to `WIDTHS`: the sizes cannot tell even narrower or wider breaks apart."""
+    """Width f of the break, limited to `WIDTHS`: sizes cannot distinguish breaks that are still narrower or wider."""
     return np.asarray(np.exp(np.clip(log_width, *WIDTHS)))
 
 

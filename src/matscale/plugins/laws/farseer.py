@@ -26,7 +26,7 @@ ANCHOR = float(np.log(1e7))
 
 
 def bent(n: Array, power: Array) -> tuple[Array, Array]:
-    """Compute (u - 1) / power with u = N^power, for `n` = ln N; and ln u, which the derivative by the power needs.
+    """Compute (u - 1) / power with u = N^power, for `n` = ln N; also ln u, which the derivative by the power needs.
 
     At power 0, the first has its limit n.
     """
@@ -47,7 +47,7 @@ def by_power(n: Array, power: Array, value: Array, z: Array) -> Array:
 def _of_size(theta: Array, n: Array, slopes: bool) -> list[Array]:
     """Compute the functions of N in the law: ln of the floor, ln of the data term at D = 1, slope in ln D.
 
-    `n` is ln(N / N1). With `slopes`, what the derivatives need comes after these three.
+    `n` is ln(N / N1). With `slopes`, values that the derivatives need come after these three.
     """
     e, s, q, a, t, b, beta, g, c = (theta[..., j, None] for j in range(9))
     (floor, z_q), (lever, z_b), (steeper, z_c) = bent(n, q), bent(n, b), bent(n, c)

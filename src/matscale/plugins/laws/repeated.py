@@ -1,7 +1,7 @@
 r"""Joint laws for many epochs: each of U unique structures is seen S / U times, hence repeated R = S / U - 1 times.
 
 repetition   L = E + A N^-alpha + B D'^-beta,  D' = U + U R* (1 - exp(-R / R*))
-             A repeated structure is worth less than a new one, and never harms (Muennighoff et al., arXiv:2305.16264).
+             A repeated structure helps less than a new one, but never harms (Muennighoff et al., arXiv:2305.16264).
 overfitting  L = E + A N^-alpha + B S^-beta + P (R N / U)^kappa
              Repetition harms in the end: the data term falls with S, the structures seen, but a penalty rises with the
              repeats and with the parameters per unique structure. The penalty is 0 for one epoch.

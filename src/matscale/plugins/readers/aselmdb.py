@@ -142,7 +142,7 @@ def _row(value: bytes | None, source: str) -> Frame:
 
 
 def _kept(value: Any) -> Any:
-    """Convert a value that is no label: arrays of the new dialect become numpy arrays, other values do not change."""
+    """Convert a value other than a label: arrays of the new dialect become numpy arrays, other values do not change."""
     if not (isinstance(value, dict) and "__ndarray__" in value):
         return value
     shape, _, flat = value["__ndarray__"]

@@ -66,7 +66,7 @@ def parse_comment(line: str) -> dict[str, Any]:
 
 
 def _closing(line: str, start: int, key: str) -> int:
-    """Position after the bracket that closes the one at `start`; brackets within quotes are skipped."""
+    """Position after the bracket that closes the one at `start`; brackets in quotes are skipped."""
     depth = 0
     if line[start] in "\"'":  # a complete quoted text would have been found
         raise _unclosed(line, start, key)
@@ -79,7 +79,7 @@ def _closing(line: str, start: int, key: str) -> int:
 
 
 def _unclosed(line: str, start: int, key: str) -> Unusable:
-    return Unusable("unreadable", f"{key} begins with {line[start]} in the comment line, and nothing closes it")
+    return Unusable("unreadable", f"{key} begins with {line[start]} in the comment line, and is not closed")
 
 
 def _value(key: str, text: str | None) -> Any:

@@ -200,9 +200,9 @@ def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]]
     width = sum(k for _, _, k in layout)
     short = next((row for row in rows if len(row) < width), None)
     if short is not None:
-        raise Unusable("unreadable", f"an atom has {len(short)} columns, Properties announces {width}")
+        raise Unusable("unreadable", f"an atom has {len(short)} columns, but Properties announces {width}")
     more = len(rows[0]) - width if rows else 0
-    notes = [f"{more} columns per atom are not read: Properties does not announce them"] if more > 0 else []
+    notes = [f"{more} columns per atom are not read, since Properties does not announce them"] if more > 0 else []
     for name, kind, k in layout:
         part = [row[start] for row in rows] if k == 1 else [row[start : start + k] for row in rows]
         columns[name] = _converted(part, kind)

@@ -3,9 +3,9 @@ r"""Pairs of atoms: compute each filter once per distance, and sum filters over 
     Σ_{e of (i, j)} f_c(d_e) (L a_e + b) = L Σ_e f_c(d_e) a_e + b Σ_e f_c(d_e)            a_e = σ(L1 g(d_e))
 
 An edge j -> i and its reverse have the same distance and the same filter: they form one bond. The second layer of a
-filter is linear, so it can be applied to the sum over all images of a pair of atoms, of which a crystal with few atoms
-has many. If every edge has its reverse, the sums of (i, j) and (j, i) are equal. This is exact; only the order of sums
-changes.
+filter is linear, so it can be applied to the sum over all images of a pair of atoms. In a crystal with few atoms, a
+pair has many images. If every edge has its reverse, the sums of (i, j) and (j, i) are equal. This is exact; only the
+order of sums changes.
 
 FLOPs are counted for the published form, which has a filter for each edge.
 """

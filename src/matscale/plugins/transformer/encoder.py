@@ -1,7 +1,7 @@
 """Parts that the plain and the periodic transformer share: configuration, layer and size ladder.
 
     x = x + softmax(Q Kᵀ / √D_h) V                           attention among the atoms of the structure
-    x = x + W₂ GELU(W₁ x)                                    before each part a LayerNorm, after it dropout
+    x = x + W₂ GELU(W₁ x)                                    a LayerNorm before and dropout after each part
 
 Linear layers run on the flat list of atoms; only attention uses the padded layout.
 """

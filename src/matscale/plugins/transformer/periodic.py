@@ -121,7 +121,7 @@ class PairGeometry(nn.Module):
         """Distance [n_pairs] of the nearest image of each pair, at most the cutoff, from those of edges [n_edges] Å.
 
         The result is right in any cell, however skewed: all images within the cutoff are among the edges. An atom at
-        distance zero is no image of itself.
+        distance zero is not an image of itself.
         """
         return distance.new_full((n_pairs,), self.cutoff).scatter_reduce(0, pair, distance, "amin")
 

@@ -1,12 +1,14 @@
-"""Tables that fairchem stores beside the parameters. They follow from the options and stand under the name of every
-module that holds one. fairchem refuses a checkpoint in which one is missing, and computes with those in the file.
+"""Tables that fairchem stores beside the parameters.
+
+They follow from the options, and are stored under the name of every module that has one. fairchem refuses a checkpoint
+in which one is missing, and computes with those in the file.
 
 | table | modules that hold it: content |
 |---|---|
 | `distance_expansion.offset` | the backbone: centres of the Gaussians [Å] |
-| `SO3_rotation.0.mapping.*` | everything on edges: l and m of all coefficients |
-| `mappingReduced.*` | everything on edges: l and m of the coefficients that messages keep |
-| `SO3_grid.L.M.*` | everything with activations: a grid for each degree L ≤ lmax and order M ≤ lmax |
+| `SO3_rotation.0.mapping.*` | all modules on edges: l and m of all coefficients |
+| `mappingReduced.*` | all modules on edges: l and m of the coefficients that messages keep |
+| `SO3_grid.L.M.*` | all modules with activations: a grid for each degree L ≤ lmax and order M ≤ lmax |
 | `expand_index`, `balance_degree_weight` | linear maps and norms: l of each coefficient, its share in a mean |
 """
 

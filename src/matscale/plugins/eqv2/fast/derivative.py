@@ -12,9 +12,9 @@ from torch import Tensor
 from matscale.plugin import MatscaleError
 
 ADVICE = (
-    "eqv2: the fast path has first derivatives of the parameters only, and a second one was asked for. Run the forward "
-    'within `with fast.forced("reference"):` (`from matscale.plugins.eqv2 import fast`), which has derivatives of any '
-    "order; a model that trains on derivatives of its energy takes that path by itself: set forces = 'gradient'."
+    "eqv2: a second derivative was requested, but the fast path has first derivatives of the parameters only. Run the "
+    'forward within `with fast.forced("reference"):` (`from matscale.plugins.eqv2 import fast`), which has derivatives '
+    "of any order. A model with forces = 'gradient' takes that path by itself."
 )
 
 Backward = Callable[..., tuple[Tensor | None, ...]]

@@ -1,7 +1,8 @@
 r"""Feed-forward network on the grid of each atom, which keeps only coefficients in memory.
 
 The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends with linear maps of channels, which commute with the maps to
-the grid and back. So W₀ is merged into `expand` and W₄ into `contract`, degree by degree. What remains on the grid is
+the grid and back. So W₀ is merged into `expand` and W₄ into `contract`, degree by degree. The computation on the grid
+is then
 
     c -> F silu(W₂ silu(G c))          c [K, H] coefficients, G to the grid of P points, F back.
 

@@ -1,8 +1,9 @@
 """Products with the tables of a grid: for few channels, one wide product replaces many small ones.
 
-A table [P, K] times each of n matrices [K, H] is a batched product. With few channels H it has a tenth of the speed of
-one product [P, K] × [K, n·H], which needs a copy of the coefficients in the order [K, n, H]: 2 GFLOP/s for H = 1, 22
-for 12, 34 to 43 for the wide one (one core with AVX2). From `FOLD_BELOW` channels on, both are equally fast.
+A table [P, K] times each of n matrices [K, H] is a batched product. With few channels H, it has as little as a tenth of
+the speed of one wide product [P, K] × [K, n·H]: 2 GFLOP/s for H = 1 and 22 for H = 12, against 34 to 43 for the wide
+product (one core with AVX2). The wide product needs a copy of the coefficients in the order [K, n, H]. From
+`FOLD_BELOW` channels on, both are equally fast.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _rank2_stress(head: Rank2StressHead, x: Tensor, edges: SortedEdges, data: At
 
 
 class Idle(torch.autograd.Function):
-    """Function that gives unused parameters a gradient of zero, so that the optimizer decays them like used ones."""
+    """Function that gives unused parameters a gradient of zero, so that their weight decay is that of used ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:

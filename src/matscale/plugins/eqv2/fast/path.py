@@ -30,7 +30,7 @@ _forced = Scoped[Path | None]("forced", None)
 
 
 def forced(path: Path) -> AbstractContextManager[None]:
-    """Context in which forwards take `path`, for tests, benchmarks and second derivatives of parameters."""
+    """Context in which forward passes use `path`, for tests, benchmarks and second derivatives of parameters."""
     return _forced.set(path)
 
 

@@ -1,7 +1,7 @@
 """Import of EquiformerV3 from its authors' code, a copy of fairchem v1, for `matscale import fairchem`.
 
-A file holds one model, `equiformer_v3`, or `equiformer_v3_dens` with parameters for denoising. Its weights with names
-are the raw ones; the averaged ones are a list without names.
+A file holds one model, `equiformer_v3`, or `equiformer_v3_dens` with parameters for denoising. The raw weights have
+names; the averaged weights are a list without names.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _OF_NOISE = "denoising_pos_target"
 
 
 def normal(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
-    """Leave out the normalizer of noise, and make two of that of a stress: for its isotropic and anisotropic part.
+    """Leave out the normalizer of noise, and split that of a stress in two, for its isotropic and anisotropic part.
 
-    Both have its scale, since the change from nine components to these parts is orthogonal. Raises DataError if it also
-    shifts the components.
+    Both have the same scale, since the change from nine components to these parts is orthogonal. Raises DataError if it
+    also shifts the components.
     """
     found = {name: value for name, value in checkpoint.section("normalizers").items() if name != _OF_NOISE}
     if checkpoint.model.options.get("direct_prediction", True) and "stress" in found:
@@ -44,7 +44,8 @@ def configuration(checkpoint: FairchemCheckpoint) -> EqV3Config:
     options: dict[str, Any] = checkpoint.model.options
     if checkpoint.model.heads is not None:
         raise ConfigError(
-            f"{checkpoint.path}: EquiformerV3 has its heads inside; one with heads apart is not imported."
+            f"{checkpoint.path}: EquiformerV3 has its heads inside the model; a model with separate heads is not "
+            "imported."
         )
     denoising = checkpoint.model.name == _DENOISING and options.get("direct_prediction", True)
     return config_from_published(options, denoising=bool(denoising))
@@ -58,14 +59,14 @@ def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
 
 
 def notes(checkpoint: FairchemCheckpoint) -> list[str]:
-    """Notes on what a run does otherwise than the model of a checkpoint."""
+    """Notes on the differences between a run and the model of a checkpoint."""
     options = checkpoint.model.options
     if options.get("direct_prediction", True):
         return []
     limit = options.get("max_neighbors", 20)
     return [
-        f"All neighbours within the cutoff count, where the file has max_neighbors = {limit}.",
-        "Edges within 0.08° of the y axis have their whole force, of which the published code drops a part.",
+        f"All neighbours within the cutoff count, although the file has max_neighbors = {limit}.",
+        "Edges within 0.08° of the y axis have their whole force; the published code drops a part of it.",
     ]
 
 

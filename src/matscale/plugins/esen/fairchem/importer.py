@@ -1,7 +1,7 @@
 """Import of eSEN from fairchem, v1 and v2, for `matscale import fairchem`.
 
-A file holds an `esen_backbone` (v1) or an `eSCNMDBackbone` (v2), also one whose experts are merged, with a head for
-energy, forces and stress as gradients, or with heads for energy and direct forces, and possibly stress.
+A file holds an `esen_backbone` (v1) or an `eSCNMDBackbone` (v2; experts must be merged). Its heads are one for energy,
+forces and stress as gradients, or several, for the energy, for direct forces and possibly for the stress.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _heads(checkpoint: FairchemCheckpoint) -> tuple[dict[str, str], set[str]]:
     allowed = [["energy", "forces"], ["energy", "forces", "stress"]] if direct else [["efs"]]
     if found not in allowed:
         raise ConfigError(
-            f"{checkpoint.path}: its heads are {', '.join(found) or 'none'}, where a model with direct_forces = "
+            f"{checkpoint.path}: its heads are {', '.join(found) or 'none'}, but a model with direct_forces = "
             f"{direct!r} has {' and '.join(allowed[0])}. A model with heads for several data sets cannot be imported."
         )
     return {head: "energy" if name == "efs" else name for head, name in named.items()}, wrapped
@@ -104,7 +104,7 @@ def _with_head(name: str, named: Mapping[str, str], wrapped: set[str]) -> str:
 
 
 def _spin(checkpoint: FairchemCheckpoint) -> int:
-    """Spin for which a model is imported: 1 for molecules, of which fairchem states the multiplicity, else 0."""
+    """Spin for which a model is imported: 1 for molecules, for which it is fairchem's multiplicity, else 0."""
     return 1 if data_sets(checkpoint.model.options) == ["omol"] else 0
 
 
@@ -128,12 +128,12 @@ def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
 
 
 def notes(checkpoint: FairchemCheckpoint) -> list[str]:
-    """Notes on what a run does otherwise than the model of a checkpoint."""
+    """Notes on the differences between a run and the model of a checkpoint."""
     found, options = [], checkpoint.model.options
     if "backbone.system" in checkpoint.weights:
-        found.append(f"The model is that of charge 0 and spin {_spin(checkpoint)}: a run has no others.")
+        found.append(f"The run is the model for charge 0 and spin {_spin(checkpoint)} only.")
     if not options.get("direct_forces", True) and (limit := options.get("max_neighbors")):
-        found.append(f"All neighbours within the cutoff count, where the file has max_neighbors = {limit}.")
+        found.append(f"All neighbours within the cutoff count, although the file has max_neighbors = {limit}.")
     return found
 
 

@@ -14,7 +14,7 @@
 | `energy.mlp` | `output_heads.energy.energy_block`; of a gradient model `output_heads.efs.energy_block` |
 | `forces.linear` | `output_heads.forces.linear` |
 | `stress.mlp`, `stress.linear` | `output_heads.stress.scalar_block`, `.l2_linear` |
-| `system` | what `backbone.mix_csd` makes of a charge, a spin and a data set |
+| `system` | the output of `backbone.mix_csd` for a charge, a spin and a data set |
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def derived(published: str) -> bool:
 
 
 def with_system(weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -> dict[str, Tensor]:
-    """Replace the weights that concern charge, spin and data set by the vector that they make: `backbone.system`.
+    """Replace the weights for charge, spin and data set by the vector that they give: `backbone.system`.
 
-    Weights of v1 have none, and stay as they are. The embedding of a whole number q is either a row of a table, from
-    −100 on for charges, or (sin 2πqW, cos 2πqW) of a fixed vector W, except that the spin 0 gives zeros. Raises
-    DataError for weights that do not fit together.
+    Models of v1 have no such weights, and stay as they are. The embedding of a whole number q is either a row of a
+    table, from −100 on for charges, or (sin 2πqW, cos 2πqW) of a fixed vector W, except that the spin 0 gives zeros.
+    Raises DataError for weights that do not fit together.
     """
     if "backbone.mix_csd.weight" not in weights:
         return dict(weights)
@@ -107,7 +107,7 @@ def _system(weights: Mapping[str, Tensor], charge: int, spin: int) -> Tensor:
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -> None:
     """Copy published weights into a model of the same options; tables that follow from the options are skipped.
 
-    If they have embeddings of charge and spin, the model is the one of this `charge` and `spin`. Raises DataError that
+    If there are embeddings of charge and spin, the model gets those of this `charge` and `spin`. Raises DataError that
     names missing weights or wrong shapes.
     """
     named = {name.replace("output_heads.efs.", "output_heads.energy."): weight for name, weight in weights.items()}
@@ -155,7 +155,7 @@ _OF_EXPERTS = {
     *("num_experts", "moe_dropout", "use_global_embedding", "use_composition_embedding", "composition_dropout"),
     *("moe_expert_coefficient_norm", "act", "layers_moe", "moe_layer_type", "moe_single", "moe_type", "model_version"),
 }
-"""Options of a backbone that is made of experts; without effect if it has none."""
+"""Options of a backbone that has experts; without effect for other backbones."""
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "v1": {"act_type": "s2", "mlp_type": "grid", "use_envelope": False},
     "v2": {"act_type": "gate", "ff_type": "grid"},
@@ -175,7 +175,7 @@ _COMMON = {
     "direct_forces": True,
     "max_neighbors": 300,
 }
-"""Defaults of both."""
+"""Defaults of v1 and v2 alike."""
 
 
 def data_sets(backbone: Mapping[str, Any]) -> list[str]:
@@ -200,7 +200,7 @@ def config_from_fairchem(
             "experts. Merge them for one composition, charge, spin and data set in fairchem, and import the result."
         )
     if len(sets := data_sets(given)) > 1:
-        raise ConfigError(f"data sets {', '.join(sets)}: a model with embeddings of several is not imported.")
+        raise ConfigError(f"data sets {', '.join(sets)}: a model with embeddings of several data sets is not imported.")
     values = renamed_options("esen", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT | _OF_EXPERTS)
     if values.get("activation") != "s2" and values.get("feed_forward") != "grid":
         values.pop("grid_resolution", None)

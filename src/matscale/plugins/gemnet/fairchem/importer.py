@@ -2,7 +2,7 @@
 
 A file holds a plain `gemnet_t` or `gemnet_oc`, or a hydra model with one of them as backbone. Its heads (the last
 layers of `gemnet_oc`) are renamed as in the plain model. Scale factors are among the weights; in old files they are in
-`scale_dict`, where those of `gemnet_t` have other names:
+`scale_dict`, under other names for `gemnet_t`:
 
     TripInteraction_1_had_rbf = int_blocks.0.trip_interaction.scale_rbf,  OutBlock_0_sum = out_blocks.0.scale_sum,  ...
 """

@@ -77,8 +77,8 @@ def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
 def _configuration(checkpoint: FairchemCheckpoint) -> SchNetConfig:
     if checkpoint.model.heads is not None:
         raise ConfigError(
-            "its schnet is the backbone of a hydra model, of which fairchem v1 has none: only a plain schnet is "
-            "imported."
+            "its schnet is the backbone of a hydra model, a form that fairchem v1 does not have: only a plain schnet "
+            "is imported."
         )
     return config_from_fairchem(checkpoint.model.options)
 

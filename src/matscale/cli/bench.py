@@ -25,7 +25,7 @@ HEADING = ["PATH", "PRECISION", "STEP", "PREDICTION", "ATOMS/S", "MEMORY", "MFU"
     "--arch", "archs", multiple=True, type=ArchitectureName, help="Architecture; may be repeated. [default: all]"
 )
 @click.option("--size", metavar="NAME", help="Published configuration; `matscale models show` lists them.")
-@click.option("--params", type=ParameterCount(), help="Rung of the size ladder nearest to 30k, 1M, ...")
+@click.option("--params", type=ParameterCount(), help="Size: rung of the ladder nearest to 30k, 1M, ... parameters.")
 @click.option("--data", help="Packed dataset: a path or a name.  [default: emt]")
 @click.option("--batch", type=click.IntRange(1), help="Structures in the batch.  [default: 16]")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration.")

@@ -197,7 +197,7 @@ def test_other_heads_of_gemnet_are_refused_by_name(golden: Callable[[str], Their
     for heads, message in (
         (
             {"energy": energy},
-            "has heads for energy, where a model of its options has one for energy and one for forces",
+            "has heads for energy, but a model with its options has one for energy and one for forces",
         ),
         ({"energy": energy, "forces": {"module": "painn_force_head"}}, "its head 'forces' is 'painn_force_head'"),
         ({"energy": {**energy, "reduce": "mean"}}, "unknown option reduce of the head 'energy'"),

@@ -263,7 +263,7 @@ def _plugins() -> Found:
         else:
             advice = f"matscale plugins check {plugin.asked} shows the traceback; or block it: MATSCALE_BLOCK_PLUGINS."
             if plugin.entry.builtin:
-                advice = "Install matscale and what it requires anew: pip install --force-reinstall matscale"
+                advice = "Reinstall matscale and its requirements: pip install --force-reinstall matscale"
             yield plugin.asked, f"{plugin.status}: {plugin.reason}", "fail" if plugin.entry.builtin else "warn", advice
     for name in host.unknown_blocks:
         yield name, "is blocked, but there is no such plugin", "warn", "Correct MATSCALE_BLOCK_PLUGINS."
@@ -334,7 +334,7 @@ def _training() -> Found:
         cure = (
             f"pip install {missing}"
             if isinstance(error, ModuleNotFoundError) and missing
-            else ("Install matscale and what it requires anew: pip install --force-reinstall matscale")
+            else ("Reinstall matscale and its requirements: pip install --force-reinstall matscale")
         )
         yield "imports", _told(error), "fail", cure
         return

@@ -210,7 +210,7 @@ def _of_slice(one: ArchitectureLaws, quantity: str) -> Needs | str:
             return _followed(_of_joint(one.joint, means.table, variable, x, losses, rng), x, at)
     around = _along(one, quantity, at)
     if around.freedom <= 0:
-        return f"{one.name} has no more sizes than its law has parameters"
+        return f"{one.name} has too few sizes for the parameters of its law"
     theta = _samples(around, at, rng)
     bottoms = law.value(theta, FAR - around.frame.x[None])[:, 0] + around.frame.y
     has_floor = one.own.verdict in ("law with floor", LOCAL_SLOPE) and one.own.shows_floor

@@ -197,7 +197,7 @@ def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     if sorted(named.values()) != wanted:
         modules = [module for module, name in _HEADS.items() if name in wanted]
         raise ConfigError(
-            f"{checkpoint.path}: its heads are {', '.join(sorted(named)) or 'none'}, where a model of its options has "
+            f"{checkpoint.path}: its heads are {', '.join(sorted(named)) or 'none'}, but a model with its options has "
             f"one {' and one '.join(modules)}. A model with heads for several data sets cannot be imported."
         )
     states = {

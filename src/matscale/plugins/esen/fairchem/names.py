@@ -72,9 +72,9 @@ def derived(published: str) -> bool:
 def with_system(weights: Mapping[str, Tensor], charge: int = 0, spin: int = 0) -> dict[str, Tensor]:
     """Replace the weights for charge, spin and data set by the vector that they give: `backbone.system`.
 
-    Models of v1 have no such weights, and stay as they are. The embedding of a whole number q is either a row of a
-    table, from −100 on for charges, or (sin 2πqW, cos 2πqW) of a fixed vector W, except that the spin 0 gives zeros.
-    Raises DataError for weights that do not fit together.
+    Models of v1 have no such weights, and stay as they are. The embedding of a whole number q has one of two forms: a
+    row of a table (whose first row is for q = −100 if q is a charge), or (sin 2πqW, cos 2πqW) with a fixed vector W. In
+    the second form, spin 0 gives zeros. Raises DataError for weights that do not fit together.
     """
     if "backbone.mix_csd.weight" not in weights:
         return dict(weights)

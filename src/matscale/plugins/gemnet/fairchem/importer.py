@@ -75,7 +75,7 @@ def _without_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     wanted = {"energy", "forces"} if options.get("direct_forces") else {"energy"}
     if set(depths) != wanted or len(checkpoint.model.heads or {}) != len(wanted):
         raise ConfigError(
-            f"{checkpoint.path}: it has heads for {', '.join(sorted(depths)) or 'nothing'}, where a model of its "
+            f"{checkpoint.path}: it has heads for {', '.join(sorted(depths)) or 'nothing'}, but a model with its "
             f"options has one for {' and one for '.join(sorted(wanted))}."
         )
     if len(set(depths.values())) > 1:

@@ -181,7 +181,7 @@ def test_a_list_of_averages_in_another_order_is_refused(golden: Callable[[str], 
     [
         ({"omat": {"module": "EScAIP_rank2_head"}}, "its head 'omat' is 'EScAIP_rank2_head'"),
         ({"omat": {"module": "EScAIP_energy_head", "spin": 1}}, "unknown option 'spin' of the head 'omat'"),
-        ({"omat": {"module": "EScAIP_energy_head"}}, "its heads are omat, where a model of its options has"),
+        ({"omat": {"module": "EScAIP_energy_head"}}, "its heads are omat, but a model with its options has"),
         ({}, "its heads are none"),
     ],
 )

@@ -24,7 +24,7 @@ from matscale.core.data.sources.screen import screen
 from matscale.core.data.store.shard import arrays_of
 from matscale.core.errors import ConfigError
 from matscale.core.inference.predict import Prediction, labelled
-from matscale.plugins.readers import aselmdb
+from matscale.plugins.readers import aselmdb, pymatgen_json
 
 SMALL = Limits(seconds=20)
 
@@ -79,6 +79,23 @@ def test_compressed_extxyz(atoms, tmp_path):
     write(tmp_path / "a.extxyz", atoms)
     content = gzip.compress((tmp_path / "a.extxyz").read_bytes(), mtime=0)
     attack_file(tmp_path / "a.extxyz.gz", [content], n_inputs(40, 0.05))
+
+
+def test_pymatgen_json(tmp_path):
+    site = {"species": [{"element": "Nb", "occu": 1}], "abc": [0.5, 0.25, 0]}
+    structure = {
+        "@module": "pymatgen.core.structure",
+        "lattice": {"matrix": np.diag([3.0] * 3).tolist()},
+        "sites": [site],
+    }
+    entry = {"structure": structure, "outputs": {"energy": -1.5, "forces": [[0, 0, 1]], "stress": [1, 2, 3, 4, 5, 6]}}
+
+    def use(content):
+        (tmp_path / "a.json").write_bytes(content)
+        pymatgen_json.matches(tmp_path / "a.json")
+        return used(pymatgen_json.read(tmp_path / "a.json", 0, None))
+
+    attack([json.dumps([entry, entry]).encode()], use, n_inputs(300, 0.3))
 
 
 def test_rows_of_aselmdb():

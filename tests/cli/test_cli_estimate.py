@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from matscale.cli import main
 from matscale.cli.text import duration, size_of
-from matscale.core.data.named import cache, omat24
+from matscale.core.data.named import cache, published
 from matscale.core.data.store.packed import PackedDataset
 
 
@@ -171,7 +171,7 @@ def test_an_estimate_says_what_to_fetch_and_downloads_nothing(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setenv(omat24.VARIABLE, "http://127.0.0.1:9/")
+    monkeypatch.setenv(published.OMAT24_VARIABLE, "http://127.0.0.1:9/")
     path = tmp_path / "study.toml"
     path.write_text('architectures = ["fcn"]\nparams = "3k"\ndata.path = "omat24/rattled-300-subsampled"\n')
     result = matscale(*command, str(path))

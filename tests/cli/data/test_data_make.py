@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
 
+from matscale.cli import main
 from matscale.cli.data.make import fetch, make
+from matscale.core.data.named import download
+from matscale.core.data.named.published import SETS
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import ConfigError, DataError
+from webserver import serving
 
 
 def run(command, *arguments: str) -> Result:
@@ -81,3 +87,38 @@ def test_options_of_prototypes_are_refused_where_a_file_gives_the_parents(tmp_pa
 def test_fetch_of_an_unknown_name_tells_the_nearest():
     with pytest.raises(DataError, match="Did you mean 'salex'"):
         run(fetch, "salx")
+
+
+def test_the_list_of_published_datasets_has_size_licence_and_citation():
+    rows = run(fetch, "--list").stdout.splitlines()
+    assert rows[1].split()[:4] == ["mattersim", "8.8", "MB", "MIT"]
+    assert rows[1].endswith("arXiv:2405.04967")
+    assert len(rows) == 1 + len(SETS)
+    assert all("CC BY 4.0" in row and "arXiv:2410.12771" in row for row in rows if row.startswith(("omat24", "salex")))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_fetch_prints_licence_and_citation(tmp_path, monkeypatch, options):
+    body = b'1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 energy=-3.7\nCu 0 0 0\n'
+    with serving() as server:
+        files, server.files["/here/a.xyz"] = {"here/a.xyz": hashlib.sha256(body).hexdigest()}, body
+        monkeypatch.setitem(SETS, "mattersim", replace(SETS["mattersim"], base=server.url, files=files))
+        monkeypatch.delenv("MATSCALE_DATA_URL", raising=False)
+        told = run(fetch, "mattersim", "-o", str(tmp_path / "d"), "--workers", "1", *options).stdout
+    expected = {"licence": "MIT", "citation": "H. Yang et al., MatterSim, arXiv:2405.04967"}
+    if options:
+        assert {key: json.loads(told)[key] for key in expected} == expected
+    else:
+        assert told.splitlines()[1:] == [f"{key}: {value}" for key, value in expected.items()]
+
+
+def test_a_sweep_without_its_data_and_a_network_prints_the_command_that_brings_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setenv("MATSCALE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MATSCALE_DATA_URL", "http://127.0.0.1:9")
+    (tmp_path / "study.toml").write_text('architectures = ["fcn"]\nparams = "3k"\ndata.path = "mattersim"\n')
+    failed = CliRunner().invoke(main, ["sweep", "study.toml"])
+    assert failed.exit_code == 3
+    assert "matscale data fetch mattersim" in failed.stderr

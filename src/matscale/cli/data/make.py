@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from matscale.cli.progress.reporter import reporter
+from matscale.cli.text import aligned
 from matscale.cli.types import ParamType, PluginName, limit_option
 from matscale.core.errors import ConfigError
 from matscale.core.threads import usable_cores
@@ -97,36 +98,59 @@ def make(
     _report(out, manifest, as_json)
 
 
+def _list_published(context: click.Context, option: click.Parameter, is_given: bool) -> None:
+    if not is_given:
+        return
+    from matscale.core.data.named.published import SETS  # start-up: pydantic
+
+    rows = [(name, f"{one.megabytes:,} MB", one.licence, one.citation) for name, one in SETS.items()]
+    click.echo(aligned([("name", "download", "licence", "citation"), *rows], right=(1,)))
+    context.exit()
+
+
 @click.command()
 @click.argument("name")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: in the cache, by name]"
 )
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_published,
+              help="List the names, with size, licence and citation.")  # fmt: skip
 @limit_option
-@click.option("--keep-archive", is_flag=True, help="Keep the downloaded archive beside the dataset.")
+@click.option("--keep-archive", is_flag=True, help="Keep the downloaded files beside the dataset.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes that pack.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, as_json: bool) -> None:
-    """Download and pack the published dataset NAME: omat24/SUBSET, omat24/val/SUBSET, salex, salex/val.
+    """Download and pack the published dataset NAME.
+
+    \b
+    mattersim        MatterSim's benchmark sets: 9 MB, MIT, arXiv:2405.04967
+    nbmotaw          Nb-Mo-Ta-W alloys: 23 MB, BSD-3-Clause, npj Comput. Mater. 6, 70;
+                     nbmotaw/test is the test part
+    omat24/SUBSET    OMat24: 6 to 32 GB, CC BY 4.0, arXiv:2410.12771;
+                     omat24/val/SUBSET is the validation part
+    salex            sAlex: 8 GB, CC BY 4.0, arXiv:2410.12771; salex/val
 
     The same command continues an interrupted download. A dataset in the cache can be used by its name (--data
-    omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
+    mattersim). MATSCALE_DATA_URL names a mirror, MATSCALE_CACHE another cache folder.
     """
-    from matscale.core.data.named import omat24 as fetching  # start-up: pydantic
+    from matscale.core.data.named import published  # start-up: pydantic
     from matscale.core.data.store.manifest import Manifest
 
     with reporter() as progress:
-        path = fetching.fetch(name, out, progress, workers or usable_cores(), keep_archive)
-    _report(path, Manifest.read(path), as_json)
+        path = published.fetch(name, out, progress, workers or usable_cores(), keep_archive)
+    row = published.published(name)
+    _report(path, Manifest.read(path), as_json, {"licence": row.licence, "citation": row.citation})
 
 
-def _report(path: Path, manifest: Any, as_json: bool) -> None:
+def _report(path: Path, manifest: Any, as_json: bool, origin: dict[str, str] | None = None) -> None:
     if as_json:
         keys = ("n_structures", "n_atoms", "labels_by", "hash", "rejected")
         values = {key: getattr(manifest, key) for key in keys}
-        click.echo(json.dumps({"path": str(path), **values, "elements": list(manifest.elements)}))
+        click.echo(json.dumps({"path": str(path), **values, "elements": list(manifest.elements), **(origin or {})}))
         return
     click.echo(
         f"{path}: {manifest.n_structures:,} structures, {manifest.n_atoms:,} atoms of {', '.join(manifest.elements)}; "
         f"labels: {manifest.labels_by or 'as published'}; {manifest.rejected:,} left out."
     )
+    for key, value in (origin or {}).items():
+        click.echo(f"{key}: {value}")

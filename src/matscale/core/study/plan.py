@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.data.named.catalog import resolve as locate
-from matscale.core.data.named.omat24 import refuse_to_fetch
+from matscale.core.data.named.published import refuse_to_fetch
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 from matscale.core.estimate.describe import parameters

@@ -1,7 +1,7 @@
 """Catalog of datasets: finds the folder of the dataset that a user gives by `--data`, as a path or a name.
 
 `emt` means the dataset even if there is a folder of that name (`./emt` is the folder). For a published name, such as
-`omat24/rattled-300`, an existing folder has precedence over a download.
+`mattersim` or `omat24/rattled-300`, an existing folder has precedence over a download.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from matscale.core.data.named import cache, omat24
+from matscale.core.data.named import cache, published
 from matscale.core.data.store.manifest import FILE, FORMAT_VERSION
 from matscale.core.data.synthetic.labelers import Labeler
 from matscale.core.data.synthetic.make import EDITION, make
@@ -33,15 +33,15 @@ def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
     """
     if name_or_path in EMBEDDED:
         return embedded(name_or_path, progress)
-    if omat24.known(name_or_path) and not Path(name_or_path).exists():
-        return omat24.fetch(name_or_path, progress=progress)
+    if published.known(name_or_path) and not Path(name_or_path).exists():
+        return published.fetch(name_or_path, progress=progress)
     path = Path(name_or_path)
     if (path / FILE).is_file():
         return path
     if path.exists():
         packed = path.name.partition(".")[0] + "-packed"
         raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
-    nearest = did_you_mean(name_or_path, [*EMBEDDED, *omat24.ARCHIVES])
+    nearest = did_you_mean(name_or_path, [*EMBEDDED, *published.SETS])
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise DataError(f"There is no dataset {name_or_path!r}: neither a folder{where} nor a known name. {nearest}")
 

@@ -62,6 +62,10 @@ def retrieve(
     return path
 
 
+class Stopped(DataError):
+    """Error for a download that was given up, since the server cannot be reached or sends no more data."""
+
+
 class Resuming:
     """Downloader that requests only the rest of a file (HTTP Range) if the file on the server has not changed."""
 
@@ -85,7 +89,9 @@ class Resuming:
             failures = failures + 1 if self._size() <= before else 0
             if 0 < failures < RETRIES:
                 time.sleep(PAUSE * 2 ** (failures - 1))
-        raise DataError(
+        if not self._size():
+            raise Stopped(f"{url}: nothing could be downloaded ({error}).")
+        raise Stopped(
             f"{url}: the download stopped at {self._size():,} bytes ({error}). This part is kept in {self.part}: "
             "run the same command again to download the rest."
         )

@@ -261,7 +261,7 @@ def test_noise_is_predicted_from_forces_that_turn_with_the_structure(make_model,
     assert_close(moved.energy, still.energy, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(still.energy, plain.energy)
     assert still.stress.abs().max() == 0
-    with pytest.raises(ConfigError, match="this model has no head of noise"):
+    with pytest.raises(ConfigError, match="this model has no head for noise"):
         make_model(**DIRECT).denoise(batch_of(model, oxide), forces, atoms, one)
 
 

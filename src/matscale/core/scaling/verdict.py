@@ -142,7 +142,7 @@ def too_few(
     decades: float,
     what: str = "size",
     least: int = 4,
-    needed: str = "a law needs 4, and its test needs more",
+    needed: str = "a law needs 4, and a test of it more",
 ) -> list[Reason]:
     """Reasons against a law with fewer than `least` sizes, or with sizes that span less than a decade (trigger b)."""
     reasons = [Reason("b", f"{counted(n, what)} in {axis}; {needed}")] if n < least else []

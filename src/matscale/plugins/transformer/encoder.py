@@ -50,6 +50,12 @@ class EncoderConfig(ArchitectureConfig):
     head_layers: Literal[2, 3] = 2
     """Number of linear layers of each output head: 2 for D → head_width → out; 3 have a D → D layer in front."""
 
+    def multiply_adds(self, n_square: int) -> int:
+        """Multiply-adds of layers and heads for an atom, without attention; a layer has `n_square` matrices D × D."""
+        layer = n_square * self.width**2 + 2 * self.width * self.feedforward
+        heads = DirectHeads.multiply_adds(head_widths(self.width, self.head_width, self.head_layers))
+        return self.n_layers * layer + heads
+
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.width % self.n_heads:

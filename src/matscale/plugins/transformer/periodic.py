@@ -36,12 +36,10 @@ from matscale.plugin import (
     AtomicBatch,
     BatchShape,
     DatasetInfo,
-    DirectHeads,
     GaussianBasis,
     Graph,
     Padding,
     full_precision,
-    head_widths,
     hookimpl,
     polynomial_cutoff,
 )
@@ -188,11 +186,9 @@ def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
 
     Geometry needs no gradient. Attention counts pairs of atoms in the same structure, without padding.
     """
-    width = config.width
-    layer = 7 * width * width + 2 * width * config.feedforward
-    heads = DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
-    per_pair = 3 * 5 * width + 2 * 5 * config.n_radial * config.n_heads  # q·k, A v, A u v three times; bias, directions
-    products = 3.0 * (config.n_layers * layer + heads) * shape.n_atoms
+    # q·k, A v, three times A u v; bias and directions
+    per_pair = 3 * 5 * config.width + 2 * 5 * config.n_radial * config.n_heads
+    products = 3.0 * config.multiply_adds(7) * shape.n_atoms
     return 2.0 * (products + config.n_layers * per_pair * shape.sum_atoms_squared)
 
 

@@ -29,11 +29,9 @@ from matscale.plugin import (
     AtomicBatch,
     BatchShape,
     DatasetInfo,
-    DirectHeads,
     Graph,
     Padding,
     full_precision,
-    head_widths,
 )
 from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, EncoderModel, encoder_ladder
 
@@ -124,10 +122,7 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
     recomputation that fused kernels do in their backward.
     """
     width = config.width
-    layer = 4 * width * width + 2 * width * config.feedforward
-    forward = config.n_layers * layer
-    forward += DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
-    products = 3.0 * forward * shape.n_atoms + 6.0 * config.n_layers * width * shape.sum_atoms_squared
+    products = 3.0 * config.multiply_adds(4) * shape.n_atoms + 6.0 * config.n_layers * width * shape.sum_atoms_squared
     if config.inputs == "summed":
         products += shape.n_atoms * (2 * 2 * 3 * width + 3 * 2 * width * width)
     return 2.0 * products

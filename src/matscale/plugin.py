@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from matscale.core.fairchem import Role as Role
     from matscale.core.fairchem import copy_named as copy_named
     from matscale.core.fairchem.importer import renamed as renamed_options
+    from matscale.core.fairchem.importer import rewritten as rewrite_name
     from matscale.core.files import make_folder as make_folder
     from matscale.core.files import remove as remove_path
     from matscale.core.files import write_blocks as write_blocks
@@ -203,6 +204,7 @@ __all__ = [
     "remove_path",
     "renamed_options",
     "resolve_step",
+    "rewrite_name",
     "sphere",
     "steps_between",
     "sum_by_structure",
@@ -308,6 +310,7 @@ _LAZY = {
     "Role": "matscale.core.fairchem:Role",
     "copy_named": "matscale.core.fairchem:copy_named",
     "renamed_options": "matscale.core.fairchem.importer:renamed",
+    "rewrite_name": "matscale.core.fairchem.importer:rewritten",
     # Runs, and what else is installed
     "CONFIG": "matscale.core.runs.record:CONFIG",
     "INFO": "matscale.core.runs.record:INFO",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +61,17 @@ class Importer:
 
     Raises ConfigError that names an option without a counterpart. None if there is no export.
     """
+
+
+def rewritten(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+    r"""Apply rules (pattern, replacement) to the name of a parameter, one after the other.
+
+    >>> rewritten("blocks.0.norm.weight", [(r"^blocks", "layers"), (r"\.norm\.", ".norm_1.")])
+    'layers.0.norm_1.weight'
+    """
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Callable[[str], str]) -> None:

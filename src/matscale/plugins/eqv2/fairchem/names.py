@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import ConfigError, copy_named
+from matscale.plugin import ConfigError, copy_named, rewrite_name
 from matscale.plugins.eqv2.config import EqV2Config
 
 _RULES = [
@@ -68,9 +68,7 @@ _RULES = [
 
 def fairchem_name(name: str) -> str:
     """Name of a parameter in fairchem's published models."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rewrite_name(name, _RULES)
 
 
 def published_counts(model: nn.Module) -> dict[str, int]:

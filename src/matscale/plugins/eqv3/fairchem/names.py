@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import ConfigError, copy_named, renamed_options
+from matscale.plugin import ConfigError, copy_named, renamed_options, rewrite_name
 from matscale.plugins.eqv3.config import EqV3Config
 
 _RULES = [
@@ -67,9 +67,7 @@ _DERIVED = re.compile(
 
 def published_name(name: str) -> str:
     """Name of a parameter in the published models."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rewrite_name(name, _RULES)
 
 
 def derived(published: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options
+from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options, rewrite_name
 from matscale.plugins.escaip.config import EScAIPConfig
 
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -67,9 +67,7 @@ Heads are `energy` and `forces`, or `efs` in gradient models.
 
 def our_name(name: str) -> str:
     """Name of a parameter in matscale, from its name in fairchem."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rewrite_name(name, _RULES)
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from matscale.plugin import ConfigError, DataError, copy_named, renamed_options
+from matscale.plugin import ConfigError, DataError, copy_named, renamed_options, rewrite_name
 from matscale.plugins.esen.config import ESENConfig
 
 _RULES = [
@@ -59,9 +59,7 @@ _DERIVED = re.compile(r"(^backbone\.Jd_\d+|\.(expand_index|balance_degree_weight
 
 def fairchem_name(name: str) -> str:
     """Name of a parameter in fairchem's models."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rewrite_name(name, _RULES)
 
 
 def derived(published: str) -> bool:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from matscale.plugin import DataError
+from matscale.plugin import DataError, rewrite_name
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.model import GemNet
 
@@ -94,8 +94,7 @@ _OF_LINEAR = re.compile(r"(?!mlp_([cs]bf|rbf_aint)|atom_emb|.*\.linear\.weight).
 
 def fairchem_name(name: str, config: GemNetConfig) -> str:
     """Name of a parameter or scale factor in fairchem's model: gemnet_t if outputs are added, otherwise gemnet_oc."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
+    name = rewrite_name(name, _RULES)
     if _OF_LINEAR.match(name):
         name = name.removesuffix("weight") + "linear.weight"
     if config.n_joint_layers is None:

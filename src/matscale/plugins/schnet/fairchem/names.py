@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options
+from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options, rewrite_name
 from matscale.plugins.schnet.model import SchNetConfig
 
 _RULES = [
@@ -34,9 +34,7 @@ _DERIVED = re.compile(r"distance_expansion\.offset$|interactions\.\d+\.conv\.nn\
 
 def fairchem_name(name: str) -> str:
     """Name of a parameter in fairchem's published models."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return rewrite_name(name, _RULES)
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

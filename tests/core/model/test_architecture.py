@@ -107,6 +107,8 @@ def test_only_gradient_forces_are_conservative() -> None:
     family = square(claims=frozenset({"conservative", "rotation"}), forces="both")
     assert family.claims_of(SquareConfig(forces="gradient")) == {"conservative", "rotation"}
     assert family.claims_of(SquareConfig(forces="direct")) == {"rotation"}
+    direct = square(claims_for=lambda config: frozenset({"conservative", "rotation"}), forces="direct")
+    assert direct.claims == {"rotation"}
 
 
 def test_an_unknown_size_is_answered_with_the_nearest() -> None:

@@ -12,7 +12,7 @@ import torch
 from matscale.core.data.structure import Structure
 from matscale.core.model.architecture import count_parameters
 from matscale.plugins.eqv2 import SIZES, EqV2, EqV2Config, ladder
-from matscale.plugins.eqv2.counts import parameters, total
+from matscale.plugins.eqv2.counts import COUNTS
 from matscale.plugins.eqv2.fairchem.names import published_counts
 from matscale.plugins.eqv2.sizes import rungs
 
@@ -72,14 +72,14 @@ def test_our_rule_leaves_out_only_the_tables_of_elements() -> None:
 def test_counts_without_building_are_those_of_built_models(small, options: dict) -> None:
     config = small(**options)
     model = on_meta(config)
-    assert total(config) == size_of(model)
-    assert parameters(config)["energy"] == size_of(model.energy)
-    assert parameters(config)["blocks"] == size_of(model.blocks)
+    assert COUNTS.total(config) == size_of(model)
+    assert COUNTS.parameters(config)["energy"] == size_of(model.energy)
+    assert COUNTS.parameters(config)["blocks"] == size_of(model.blocks)
 
 
 def test_the_ladder_reaches_every_size_and_never_falls() -> None:
     wanted = np.unique(np.geomspace(3_000, 3e8, 400).astype(int))
-    found = np.array([total(ladder(int(n))) for n in wanted])
+    found = np.array([COUNTS.total(ladder(int(n))) for n in wanted])
     assert np.abs(found / wanted - 1).max() < 0.02
     assert (np.diff(found) >= 0).all()
 
@@ -87,7 +87,7 @@ def test_the_ladder_reaches_every_size_and_never_falls() -> None:
 def test_the_ladder_passes_through_the_published_shapes() -> None:
     for number in range(3, 21):
         published = SIZES[f"ladder-{number:02d}"].model_copy(update={"stress_head": "equivariant"})
-        assert ladder(total(published)) == published
+        assert ladder(COUNTS.total(published)) == published
 
 
 def test_rungs_differ_by_one_step_of_one_field() -> None:

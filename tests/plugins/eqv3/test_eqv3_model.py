@@ -18,8 +18,8 @@ from matscale.plugin import sphere
 from matscale.plugins.eqv3 import SIZES, EqV3, EqV3Config, build, graph, ladder
 from matscale.plugins.eqv3.attention import product
 from matscale.plugins.eqv3.config import exact_grid
-from matscale.plugins.eqv3.counts import parameters, total
-from matscale.plugins.eqv3.sizes import rungs
+from matscale.plugins.eqv3.counts import COUNTS
+from matscale.plugins.eqv3.sizes import LADDER
 
 DIRECT = {"forces": "direct"}
 FORMS = [
@@ -180,8 +180,8 @@ def test_idle_parameters_are_those_without_influence(options: dict, make_model, 
 def test_counts_without_building_are_those_of_built_models(small, options: dict) -> None:
     config = small(**options)
     model = on_meta(config)
-    assert total(config) == sum(p.numel() for p in model.parameters())
-    assert parameters(config)["blocks"] == sum(p.numel() for p in model.blocks.parameters())
+    assert COUNTS.total(config) == sum(p.numel() for p in model.parameters())
+    assert COUNTS.parameters(config)["blocks"] == sum(p.numel() for p in model.blocks.parameters())
 
 
 def test_published_sizes_have_the_published_parameters() -> None:
@@ -195,7 +195,7 @@ def test_published_sizes_have_the_published_parameters() -> None:
         "omat24-gradient-L6": 48_841_313,
         "salex-gradient": 30_333_409,
     }
-    assert {name: total(config) for name, config in SIZES.items()} == published
+    assert {name: COUNTS.total(config) for name, config in SIZES.items()} == published
     built = {name: count_parameters(on_meta(config))["total"] for name, config in SIZES.items()}
     assert built == published
 
@@ -203,13 +203,13 @@ def test_published_sizes_have_the_published_parameters() -> None:
 def test_the_ladder_reaches_every_size_and_never_falls() -> None:
     wanted = np.unique(np.geomspace(3_000, 3e8, 40).astype(int))
     configs = [ladder(int(n)) for n in wanted]
-    found = np.array([total(config) for config in configs])
+    found = np.array([COUNTS.total(config) for config in configs])
     assert np.abs(found / wanted - 1).max() < 0.02
     assert (np.diff(found) >= 0).all()
     assert {config.n_radial for config in configs if config.channels > 5} == {64}
     published = SIZES["omat24-gradient"].model_copy(update={"max_atomic_number": 118})
-    assert ladder(total(published)) == published
-    steps = np.diff(np.array(rungs()), axis=0)
+    assert ladder(COUNTS.total(published)) == published
+    steps = np.diff(np.array(LADDER.rungs), axis=0)
     assert (steps.sum(axis=1) == 1).all()
     assert (steps >= 0).all()
 

@@ -15,8 +15,8 @@ from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import DatasetInfo, count_parameters
 from matscale.core.model.outputs import model_outputs
 from matscale.plugins.esen import ESEN, SIZES, ESENConfig, build, graph, ladder
-from matscale.plugins.esen.counts import parameters, total
-from matscale.plugins.esen.sizes import rungs
+from matscale.plugins.esen.counts import COUNTS
+from matscale.plugins.esen.sizes import LADDER
 
 DIRECT = {"forces": "direct"}
 S2 = {"activation": "s2", "grid_resolution": 10}
@@ -150,12 +150,12 @@ def test_idle_parameters_are_those_without_influence(options: dict, make_model, 
 def test_counts_without_building_are_those_of_built_models(small, options: dict) -> None:
     config = small(**options)
     model = on_meta(config)
-    assert total(config) == size_of(model)
-    assert parameters(config)["blocks"] == size_of(model.blocks)
+    assert COUNTS.total(config) == size_of(model)
+    assert COUNTS.parameters(config)["blocks"] == size_of(model.blocks)
 
 
 def test_published_sizes_have_the_published_parameters() -> None:
-    assert {name: total(config) for name, config in SIZES.items()} == {
+    assert {name: COUNTS.total(config) for name, config in SIZES.items()} == {
         "30M-OAM": 30_161_153,
         "30M-MP": 30_085_121,
         "K4L2": 6_261_249,
@@ -170,12 +170,12 @@ def test_published_sizes_have_the_published_parameters() -> None:
 def test_the_ladder_reaches_every_size_and_never_falls() -> None:
     wanted = np.unique(np.geomspace(3_000, 3e8, 60).astype(int))
     configs = [ladder(int(n)) for n in wanted]
-    found = np.array([total(config) for config in configs])
+    found = np.array([COUNTS.total(config) for config in configs])
     assert np.abs(found / wanted - 1).max() < 0.02
     assert (np.diff(found) >= 0).all()
     assert {config.n_radial for config in configs if config.channels > 10} == {64}
     assert ladder(30_161_153) == SIZES["30M-OAM"]
-    steps = np.diff(np.array(rungs()), axis=0)
+    steps = np.diff(np.array(LADDER.rungs), axis=0)
     assert (steps.sum(axis=1) == 1).all()
     assert (steps >= 0).all()
 

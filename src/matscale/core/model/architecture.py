@@ -120,7 +120,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.claims_for is not None and not self.claims:
-            object.__setattr__(self, "claims", self.claims_for(self.config()))
+            object.__setattr__(self, "claims", self.claims_of(self.config()))
         self._known(self.claims)
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.eqv2.config import EqV2Config
-from matscale.plugins.eqv2.counts import step_flops
+from matscale.plugins.eqv2.counts import COUNTS
 from matscale.plugins.eqv2.fairchem.importer import IMPORTER
 from matscale.plugins.eqv2.model import EqV2, build, graph
 from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
@@ -27,15 +27,8 @@ def claims(config: EqV2Config) -> frozenset[str]:
     A coarse grid breaks the symmetry under rotation, too. With a resolution above 4 lmax, the terms of an activation up
     to third order are exact on the grid; the remaining error is below `ROTATION_TOLERANCE`.
     """
-    held = {"permutation", "translation", "periodic", "extensive"}
     turns = config.forces == "gradient" or config.stress_head != "rank2"
-    if turns and config.grid_resolution > 4 * config.lmax:
-        held.add("rotation")
-    if config.is_smooth:
-        held.add("smooth")
-    if config.forces == "gradient":
-        held.add("conservative")
-    return frozenset(held)
+    return config.claims(rotation=turns and config.grid_resolution > 4 * config.lmax)
 
 
 @hookimpl
@@ -53,7 +46,7 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
-            step_flops=step_flops,
+            step_flops=COUNTS.step_flops,
             compiles=True,
             max_atomic_number=EqV2Config().max_atomic_number,
             rotation_tolerance=ROTATION_TOLERANCE,

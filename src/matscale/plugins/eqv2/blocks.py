@@ -34,8 +34,11 @@ class FeedForward(nn.Module):
         return update
 
 
-class Block(nn.Module):
-    """Block of the network: x + attention(norm x), then x + feed-forward(norm x)."""
+class Block(sphere.Block):
+    """Block of the network, made of the parts of this file."""
+
+    attention: GraphAttention
+    feed_forward: FeedForward
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -45,17 +48,3 @@ class Block(nn.Module):
         self.feed_forward_norm = sphere.make_norm(config.norm, config.lmax, channels)
         self.feed_forward = FeedForward(config, channels)
         self.drop = sphere.Drop(config.drop_path, config.proj_drop)
-
-    def forward(
-        self,
-        x: Tensor,
-        edges: sphere.Edges,
-        edge_grid: sphere.SphereGrid,
-        atom_grid: sphere.SphereGrid,
-        batch: Tensor,
-        n_structures: int,
-    ) -> Tensor:
-        """Update `x` [n_atoms, K, C], K coefficients with C channels for each atom."""
-        x = x + self.drop(self.attention(self.attention_norm(x), edges, edge_grid), batch, n_structures)
-        within: Tensor = self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)
-        return x + within

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, Positive, sphere
+from matscale.plugin import Positive, sphere
 
 
-class EqV2Config(ArchitectureConfig):
+class EqV2Config(sphere.SphereConfig):
     """Configuration of EquiformerV2. `matscale.plugins.eqv2.fairchem.names` maps fairchem's names of these options."""
 
     channels: Positive = 16
@@ -79,21 +79,11 @@ class EqV2Config(ArchitectureConfig):
     max_atomic_number: int = Field(default=95, ge=1, le=118)
     """Highest atomic number that has a row in the embeddings."""
 
+    without_limit: ClassVar[str] = "Set max_neighbors = 0 and a shorter cutoff, for example 6."
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.mmax > self.lmax:
-            raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
         sphere.check_resolution(self.grid_resolution, self.lmax, self.grid)
-        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
-            raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
-                "forces = 'gradient', or stress_head = 'none'."
-            )
-        if self.forces == "gradient" and self.max_neighbors:
-            raise ValueError(
-                f"forces = 'gradient' with max_neighbors = {self.max_neighbors}: the energy would jump whenever the "
-                "order of the neighbours changes. Set max_neighbors = 0 and a shorter cutoff, for example 6."
-            )
         if self.strict_neighbors and self.is_smooth:
             raise ValueError(
                 "strict_neighbors = true with max_neighbors = 0: all neighbours within the cutoff count, so there is "
@@ -105,16 +95,6 @@ class EqV2Config(ArchitectureConfig):
     def n_grid_points(self) -> int:
         """Number of points of each grid."""
         return sphere.LEBEDEV[self.grid_resolution] if self.grid == "lebedev" else self.grid_resolution**2
-
-    @property
-    def is_smooth(self) -> bool:
-        """Whether messages vanish smoothly at the cutoff, without a limit on the number of neighbours."""
-        return self.max_neighbors == 0
-
-    @property
-    def n_coefficients(self) -> int:
-        """Number K of coefficients of an atom: all (l, m) with l ≤ lmax."""
-        return (self.lmax + 1) ** 2
 
 
 _GRID_BRANCH = ("expand.weight", "expand.bias", *(f"pointwise.{layer}.weight" for layer in (0, 2, 4)))

@@ -1,40 +1,13 @@
-"""Count FLOPs and parameters of a configuration, map by map, without building the model (see docs/flops.md).
-
-`step_flops` gives the FLOPs that are counted in a training step, and `parameters` gives the numbers of parameters of a
-built model. Both are sums over the same rows.
-"""
+"""Count FLOPs and parameters of a configuration, map by map, without building the model (see docs/flops.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from matscale.plugin import BatchShape, sphere
+from matscale.plugin import sphere
 from matscale.plugins.eqv2.config import EqV2Config
 
 counts = sphere.counts
-
-
-def step_flops(config: EqV2Config, shape: BatchShape) -> float:
-    """FLOPs of forward, loss and backward, equal to those counted while the reference path runs."""
-    total = counts.step_products(tally(config), config.forces)
-    if config.forces == "gradient":
-        # The input of the first backward of the last product is constant, so its gradient is never computed.
-        total["atom"] -= config.n_coefficients * config.ffn_hidden
-    products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
-    return 2.0 * products
-
-
-def parameters(config: EqV2Config) -> dict[str, int]:
-    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
-
-    With direct forces there are also the parts `forces` and `stress`.
-    """
-    return counts.parameters(tally(config))
-
-
-def total(config: EqV2Config) -> int:
-    """Number of all parameters."""
-    return sum(parameters(config).values())
 
 
 def tally(config: EqV2Config) -> Iterator[tuple[str, counts.Row]]:
@@ -93,3 +66,6 @@ def _stress(config: EqV2Config) -> Iterator[counts.Row]:
         yield harmonics._replace(per="edge", factor="geometry")  # one channel
     if config.stress_head != "none":
         yield counts.Row("structure", "constants", 6 * 9)
+
+
+COUNTS = counts.Counts(tally, last=lambda config: config.n_coefficients * config.ffn_hidden)

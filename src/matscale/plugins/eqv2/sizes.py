@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from matscale.plugin import steps_between
 from matscale.plugins.eqv2.config import EqV2Config
-from matscale.plugins.eqv2.counts import total
+from matscale.plugins.eqv2.counts import COUNTS
 
 
 class Rung(NamedTuple):
@@ -94,7 +94,7 @@ def rungs() -> tuple[Rung, ...]:
 
 @lru_cache(maxsize=4096)
 def _count(shape: Rung) -> int:
-    return total(shape.config())
+    return COUNTS.total(shape.config())
 
 
 def _split(rung: int) -> int:
@@ -128,8 +128,8 @@ def ladder(n_params: int) -> EqV2Config:
 
 def _fewer_gaussians(n_params: int) -> EqV2Config:
     full = _SMALLEST.config()
-    each = total(full) - total(_SMALLEST.config(n_radial=full.n_radial - 1))
-    n_radial = full.n_radial - round((total(full) - n_params) / each)
+    each = COUNTS.total(full) - COUNTS.total(_SMALLEST.config(n_radial=full.n_radial - 1))
+    n_radial = full.n_radial - round((COUNTS.total(full) - n_params) / each)
     return _SMALLEST.config(n_radial=max(n_radial, 2))
 
 

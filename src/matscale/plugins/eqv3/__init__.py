@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.eqv3.config import EqV3Config
-from matscale.plugins.eqv3.counts import step_flops
+from matscale.plugins.eqv3.counts import COUNTS
 from matscale.plugins.eqv3.fairchem.importer import IMPORTER
 from matscale.plugins.eqv3.model import EqV3, build, graph
 from matscale.plugins.eqv3.sizes import DIAL, SIZES, ladder
@@ -18,12 +18,7 @@ def claims(config: EqV3Config) -> frozenset[str]:
     Rotation is exact, since grids are chosen so that products of functions are. No model claims reflection: these
     products, and convolutions on edges, distinguish left and right.
     """
-    held = {"permutation", "translation", "periodic", "extensive", "rotation"}
-    if config.is_smooth:
-        held.add("smooth")
-    if config.forces == "gradient":
-        held.add("conservative")
-    return frozenset(held)
+    return config.claims(rotation=True)
 
 
 @hookimpl
@@ -41,7 +36,7 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
-            step_flops=step_flops,
+            step_flops=COUNTS.step_flops,
         )
     ]
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, Positive, sphere
+from matscale.plugin import Positive, sphere
 
 
 class ExactGrid(NamedTuple):
@@ -17,7 +17,7 @@ class ExactGrid(NamedTuple):
     n_points: int
 
 
-class EqV3Config(ArchitectureConfig):
+class EqV3Config(sphere.SphereConfig):
     """Configuration of EquiformerV3."""
 
     channels: Positive = 16
@@ -73,39 +73,12 @@ class EqV3Config(ArchitectureConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.mmax > self.lmax:
-            raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
-        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
-            raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
-                "forces = 'gradient', or stress_head = 'none'."
-            )
-        if self.forces == "gradient" and self.max_neighbors:
-            raise ValueError(
-                f"forces = 'gradient' with max_neighbors = {self.max_neighbors}: the energy would jump whenever the "
-                "order of the neighbours changes. Leave max_neighbors out, or set forces = 'direct'."
-            )
         if self.forces == "gradient" and self.denoising:
             raise ValueError(
                 "denoising = true with forces = 'gradient': noise is predicted by a head like that of direct forces. "
                 "Set forces = 'direct', or leave denoising out."
             )
         return self
-
-    @property
-    def is_smooth(self) -> bool:
-        """Whether energies are smooth: there is no limit on the number of neighbours that makes them jump."""
-        return self.max_neighbors == 0
-
-    @property
-    def predicts_stress(self) -> bool:
-        """Whether the model has a head of the stress."""
-        return self.forces == "direct" and self.stress_head != "none"
-
-    @property
-    def n_coefficients(self) -> int:
-        """Number K of coefficients of an atom: all (l, m) with l ≤ lmax."""
-        return (self.lmax + 1) ** 2
 
     @property
     def edge_grid(self) -> ExactGrid:

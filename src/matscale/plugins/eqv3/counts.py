@@ -4,33 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from matscale.plugin import BatchShape, sphere
+from matscale.plugin import sphere
 from matscale.plugins.eqv3.config import EqV3Config, ExactGrid
 
 counts = sphere.counts
-
-
-def step_flops(config: EqV3Config, shape: BatchShape) -> float:
-    """FLOPs of forward, loss and backward, equal to those counted while a step runs."""
-    total = counts.step_products(tally(config), config.forces)
-    if config.forces == "gradient":
-        # The input of the first backward of the last product is constant, so its gradient is never computed.
-        total["atom"] -= config.ffn_hidden
-    products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
-    return 2.0 * products
-
-
-def parameters(config: EqV3Config) -> dict[str, int]:
-    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
-
-    Models that have them also have the parts `forces`, `stress` and `noise`.
-    """
-    return counts.parameters(tally(config))
-
-
-def total(config: EqV3Config) -> int:
-    """Number of all parameters."""
-    return sum(parameters(config).values())
 
 
 def tally(config: EqV3Config) -> Iterator[tuple[str, counts.Row]]:
@@ -93,3 +70,6 @@ def _feed_forward(config: EqV3Config) -> Iterator[counts.Row]:
 def _product(per: str, grid: ExactGrid, n_coefficients: int, channels: int) -> counts.Row:
     """Row of a product of functions: two functions are transformed to the grid, and one back."""
     return counts.Row(per, "constants", 3 * grid.n_points * n_coefficients * channels)
+
+
+COUNTS = counts.Counts(tally, last=lambda config: config.ffn_hidden)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
-from functools import cache, lru_cache
-from itertools import pairwise, product
 from typing import NamedTuple
 
-from matscale.plugin import steps_between
+from matscale.plugin import sphere
 from matscale.plugins.eqv3.config import EqV3Config
-from matscale.plugins.eqv3.counts import total
+from matscale.plugins.eqv3.counts import COUNTS
 
 
 class Rung(NamedTuple):
@@ -75,43 +71,10 @@ DIAL = (
 )
 
 
-@cache
-def rungs() -> tuple[Rung, ...]:
-    """List the shapes of the ladder, which change one field at a time."""
-    return (_ANCHORS[0], *(Rung(*shape) for a, b in pairwise(_ANCHORS) for shape in steps_between(a, b)))
-
-
-@lru_cache(maxsize=4096)
-def _count(shape: Rung) -> int:
-    return total(shape.config())
+LADDER = sphere.SizeLadder(_ANCHORS, COUNTS.total, width="ffn_hidden")
 
 
 def ladder(n_params: int) -> EqV3Config:
-    """Choose the configuration of the rung whose number of parameters is closest to `n_params`.
-
-    If it is off by more than 2 %, the feed-forward width and edge channels are adjusted; if they change too much, the
-    number of Gaussians.
-    """
-    above = bisect_left(rungs(), n_params, key=_count)
-    shape = _nearest(rungs()[max(above - 1, 0) : above + 1], n_params)
-    if not _is_near(shape, n_params):
-        hidden, edge = (
-            range(1, 2 * shape.ffn_hidden + 1),
-            range(max(shape.edge_channels - 1, 2), shape.edge_channels + 2),
-        )
-        near = (shape._replace(ffn_hidden=h, edge_channels=e) for h, e in product(hidden, edge))
-        shape = _nearest(near, n_params)
-    config = shape.config()
-    if _is_near(shape, n_params):
-        return config
-    each = _count(shape) - total(shape.config(n_radial=config.n_radial - 1))
-    n_radial = config.n_radial + round((n_params - _count(shape)) / each)
-    return shape.config(n_radial=max(n_radial, 2))
-
-
-def _nearest(shapes: Iterable[Rung], n_params: int) -> Rung:
-    return min(shapes, key=lambda shape: abs(_count(shape) - n_params))
-
-
-def _is_near(shape: Rung, n_params: int) -> bool:
-    return abs(_count(shape) / n_params - 1) <= 0.02
+    """Choose the configuration of the ladder whose number of parameters is closest to `n_params`."""
+    found: EqV3Config = LADDER.closest(n_params)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.esen.config import ESENConfig
-from matscale.plugins.esen.counts import step_flops
+from matscale.plugins.esen.counts import COUNTS
 from matscale.plugins.esen.fairchem.importer import IMPORTER
 from matscale.plugins.esen.model import ESEN, build, graph
 from matscale.plugins.esen.sizes import DIAL, SIZES, ladder
@@ -19,14 +19,7 @@ def claims(config: ESENConfig) -> frozenset[str]:
     exact. An activation on a grid breaks this symmetry by the error of the grid, so that such a model does not claim
     it.
     """
-    held = {"permutation", "translation", "periodic", "extensive"}
-    if not config.has_grids:
-        held.add("rotation")
-    if config.is_smooth:
-        held.add("smooth")
-    if config.forces == "gradient":
-        held.add("conservative")
-    return frozenset(held)
+    return config.claims(rotation=not config.has_grids)
 
 
 @hookimpl
@@ -44,7 +37,7 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
-            step_flops=step_flops,
+            step_flops=COUNTS.step_flops,
             compiles=True,
             max_atomic_number=ESENConfig().max_atomic_number,
         )

@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, Positive, sphere
+from matscale.plugin import Positive, sphere
 
 
-class ESENConfig(ArchitectureConfig):
+class ESENConfig(sphere.SphereConfig):
     """Configuration of eSEN."""
 
     channels: Positive = 16
@@ -62,8 +62,6 @@ class ESENConfig(ArchitectureConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.mmax > self.lmax:
-            raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
         if self.grid_resolution is not None:
             if not self.has_grids:
                 raise ValueError(
@@ -71,37 +69,12 @@ class ESENConfig(ArchitectureConfig):
                     "such a model has no grid. Leave grid_resolution out, or set activation = 's2'."
                 )
             sphere.check_resolution(self.grid_resolution, self.lmax, "product")
-        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
-            raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
-                "forces = 'gradient', or stress_head = 'none'."
-            )
-        if self.forces == "gradient" and self.max_neighbors:
-            raise ValueError(
-                f"forces = 'gradient' with max_neighbors = {self.max_neighbors}: the energy would jump whenever the "
-                "order of the neighbours changes. Leave max_neighbors out, or set forces = 'direct'."
-            )
         return self
 
     @property
     def has_grids(self) -> bool:
         """Whether some activation acts on a grid of the sphere."""
         return self.activation == "s2" or self.feed_forward == "grid"
-
-    @property
-    def is_smooth(self) -> bool:
-        """Whether energies are smooth: there is no limit on the number of neighbours that makes them jump."""
-        return self.max_neighbors == 0
-
-    @property
-    def predicts_stress(self) -> bool:
-        """Whether the model has a head of the stress."""
-        return self.forces == "direct" and self.stress_head != "none"
-
-    @property
-    def n_coefficients(self) -> int:
-        """Number K of coefficients of an atom: all (l, m) with l ≤ lmax."""
-        return (self.lmax + 1) ** 2
 
     @property
     def n_edge_features(self) -> int:

@@ -4,30 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from matscale.plugin import BatchShape, sphere
+from matscale.plugin import sphere
 from matscale.plugins.esen.config import ESENConfig
 
 counts = sphere.counts
-
-
-def step_flops(config: ESENConfig, shape: BatchShape) -> float:
-    """FLOPs of forward, loss and backward, equal to those counted while a step runs."""
-    total = counts.step_products(tally(config), config.forces)
-    if config.forces == "gradient":
-        # The input of the first backward of the last product is constant, so its gradient is never computed.
-        total["atom"] -= config.hidden
-    products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
-    return 2.0 * products
-
-
-def parameters(config: ESENConfig) -> dict[str, int]:
-    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`, `forces`, `stress`."""
-    return counts.parameters(tally(config))
-
-
-def total(config: ESENConfig) -> int:
-    """Number of all parameters."""
-    return sum(parameters(config).values())
 
 
 def tally(config: ESENConfig) -> Iterator[tuple[str, counts.Row]]:
@@ -80,3 +60,6 @@ def _mlp(config: ESENConfig) -> counts.Row:
     channels, hidden = config.channels, config.hidden
     maps = counts.linear(channels, hidden) + counts.linear(hidden, hidden) + counts.linear(hidden, 1)
     return counts.Row("atom", "weights", channels * hidden + hidden * hidden + hidden, maps)
+
+
+COUNTS = counts.Counts(tally, last=lambda config: config.hidden)

@@ -15,17 +15,23 @@ Plugins reach it as `from matscale.plugin import sphere`. An atom has K = (lmax+
     norm           `make_norm`: `layer_norm_sh`, `layer_norm`, `rms_norm_sh` (one scale for all degrees: merged norm)
     dropout        `Drop`: of contributions to whole structures, and of channels
     tensor         symmetric tensors from l = 0 and l = 2 (`tensor_from_parts`), and back
+    block          `Block`: attention and feed-forward network, each on a norm of the features
+    config         `SphereConfig`: what options that all models have demand of each other, and the claims
+    ladder         `SizeLadder`: sizes between and beyond the published ones
     counts         rows of FLOPs and parameters for all of these
 """
 
 from matscale.core.model.sphere import counts
 from matscale.core.model.sphere.activation import Gate, separable_s2, smooth_leaky
+from matscale.core.model.sphere.block import Block
 from matscale.core.model.sphere.charts import ChartPassage, Passage
 from matscale.core.model.sphere.coefficients import MAX_DEGREE, degrees, kept, orders, spherical_harmonics
+from matscale.core.model.sphere.config import SphereConfig
 from matscale.core.model.sphere.convolution import SO2Convolution
 from matscale.core.model.sphere.dropout import Drop
 from matscale.core.model.sphere.edges import EdgeFrames, Edges, WideGaussians
 from matscale.core.model.sphere.grid import LEBEDEV, GridKind, SphereGrid, check_resolution, sphere_points
+from matscale.core.model.sphere.ladder import SizeLadder
 from matscale.core.model.sphere.linear import SO3Linear
 from matscale.core.model.sphere.norm import make_norm
 from matscale.core.model.sphere.radial import EdgeDegree, RadialNetwork, start_small, with_elements
@@ -36,6 +42,7 @@ __all__ = [
     "LEBEDEV",
     "MAX_DEGREE",
     "TENSORS",
+    "Block",
     "ChartPassage",
     "Drop",
     "EdgeDegree",
@@ -48,6 +55,8 @@ __all__ = [
     "RadialNetwork",
     "SO2Convolution",
     "SO3Linear",
+    "SizeLadder",
+    "SphereConfig",
     "SphereGrid",
     "WideGaussians",
     "check_resolution",

@@ -1,7 +1,7 @@
 r"""Count FLOPs and parameters of the maps of this library, without building them (see docs/flops.md).
 
-A model lists its maps as rows, each with the part that it belongs to; `step_products` and `parameters` are sums over
-the same rows. A product counts once in the forward pass. In a whole step it counts as often as this table says, which
+A model lists its maps as rows, each with the part that it belongs to; the FLOPs and parameters of `Counts` are sums
+over the same rows. A product counts once in the forward pass. In a whole step it counts as often as this table says, which
 depends on its factors:
 
     factors                          direct forces        forces by derivative
@@ -14,8 +14,12 @@ depends on its factors:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from matscale.core.data.batch import BatchShape
+from matscale.core.model.sphere.config import SphereConfig
 
 TIMES = {
     "direct": {"weights": 3, "constants": 2, "frames": 2, "geometry": 1},
@@ -39,20 +43,39 @@ class Row(NamedTuple):
         return self._replace(products=n * self.products, parameters=n * self.parameters)
 
 
-def step_products(rows: Iterable[tuple[str, Row]], forces: Literal["direct", "gradient"]) -> Counter[str]:
-    """Multiply-adds of forward, loss and backward, for each edge, atom and structure."""
-    total = Counter[str]()
-    for _, row in rows:
-        total[row.per] += TIMES[forces][row.factor] * row.products
-    return total
+C = TypeVar("C", bound=SphereConfig)
 
 
-def parameters(rows: Iterable[tuple[str, Row]]) -> dict[str, int]:
-    """Number of parameters by part."""
-    counts = Counter[str]()
-    for part, row in rows:
-        counts[part] += row.parameters
-    return dict(counts)
+@dataclass(frozen=True)
+class Counts(Generic[C]):
+    """FLOPs and parameters of an architecture, for its configurations."""
+
+    tally: Callable[[C], Iterable[tuple[str, Row]]]
+    """Lists every map of the model with the part that it belongs to."""
+    last: Callable[[C], int]
+    """Returns how many values of an atom enter the last product of the energy."""
+
+    def step_flops(self, config: C, shape: BatchShape) -> float:
+        """FLOPs of forward, loss and backward, equal to those counted while a step runs on the reference path."""
+        total = Counter[str]()
+        for _, row in self.tally(config):
+            total[row.per] += TIMES[config.forces][row.factor] * row.products
+        if config.forces == "gradient":
+            # The input of the first backward of the last product is constant, so its gradient is never computed.
+            total["atom"] -= self.last(config)
+        of_edges, of_atoms = total["edge"] * shape.n_edges, total["atom"] * shape.n_atoms
+        return 2.0 * (of_edges + of_atoms + total["structure"] * shape.n_structures)
+
+    def parameters(self, config: C) -> dict[str, int]:
+        """Number of parameters by part."""
+        counts = Counter[str]()
+        for part, row in self.tally(config):
+            counts[part] += row.parameters
+        return dict(counts)
+
+    def total(self, config: C) -> int:
+        """Number of all parameters."""
+        return sum(self.parameters(config).values())
 
 
 def degrees(lmax: int, mmax: int) -> list[int]:

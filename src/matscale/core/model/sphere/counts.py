@@ -1,8 +1,8 @@
 r"""Count FLOPs and parameters of the maps of this library, without building them (see docs/flops.md).
 
 A model lists its maps as rows, each with the part that it belongs to; the FLOPs and parameters of `Counts` are sums
-over the same rows. A product counts once in the forward pass. In a whole step it counts as often as this table says, which
-depends on its factors:
+over the same rows. A product counts once in the forward pass. In a whole step it counts as often as this table says,
+which depends on its factors:
 
     factors                          direct forces        forces by derivative
     features × weights               3  (two gradients)   6  (+ its input gradient, and the two gradients of that)

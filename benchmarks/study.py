@@ -40,9 +40,15 @@ FORMULAS = "nbmotaw-formulas"
 """Runs whose validation part was drawn by formulas, before the plan was changed."""
 
 
+def axis_of(study: str) -> str:
+    """Variable of the laws of a study, with which its name ends: `nbmotaw-n`, `nbmotaw-d`; `nd` for joint laws."""
+    return study.rpartition("-")[2]
+
+
 def studies(root: Path) -> list[Path]:
-    """The studies with finished runs whose name ends with the variable of their law: `nbmotaw-n`, `nbmotaw-d`."""
-    return sorted(folder for folder in (root / "studies").glob("*-[nd]") if find_runs(folder))
+    """Studies with finished runs whose name ends with the variable of their laws."""
+    folders = (root / "studies").iterdir()
+    return sorted(folder for folder in folders if axis_of(folder.name) in ("n", "d", "nd") and find_runs(folder))
 
 
 def numbers(root: Path) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def numbers(root: Path) -> dict[str, Any]:
 
 
 def _study(folder: Path) -> dict[str, Any]:
-    axis, folders = folder.name[-1], find_runs(folder)
+    axis, folders = axis_of(folder.name), find_runs(folder)
     laws, refused = [], []
     for target in ERRORS:
         table, why = with_baselines(read_runs(folders, {"loss": ERRORS[target]}))
@@ -83,19 +89,20 @@ def _law(fit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _losses(rows: list[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
-    """Last loss per architecture and size (or amount of data), one a seed."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    """Last loss per architecture and place in the grid (size, amount of data, or both), one a seed."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for one in rows:
-        groups[one["architecture"], one["non_embedding" if axis == "n" else "train"]].append(one)
+        places = {"n": one["non_embedding"], "d": one["structures"] if axis == "nd" else one["train"]}
+        groups[one["architecture"], *(places[name] for name in axis)].append(one)
     return [
         {
             "architecture": name,
-            axis: x,
+            **dict(zip(axis, place)),
             "parameters": same[0]["parameters"],
             "lr": same[0]["lr"],
             "losses": [one["last_loss"] for one in sorted(same, key=lambda one: one["seed"])],
         }
-        for (name, x), same in sorted(groups.items())
+        for (name, *place), same in sorted(groups.items())
     ]
 
 
@@ -155,30 +162,32 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         ],
     )
     for name, study in found["studies"].items():
-        axis = name[-1]
+        axis = axis_of(name)
+        exponents = ("alpha", "beta")[: len(axis)]
+        heading = ["architecture", "error", "verdict", *(f"{exponent} (95 %)" for exponent in exponents), *axis]
         made[f"laws {name}"] = _table(
-            ["architecture", "error", "verdict", "exponent (95 %)", axis, "sizes", "runs"],
+            [*heading, "sizes", "runs"],
             [
                 [
                     law["architecture"],
                     law["target"],
                     law["verdict"],
-                    _exponent(law),
-                    "{:,.0f} to {:,.0f}".format(*law["range"][axis]),
+                    *(_exponent(law, exponent) for exponent in exponents),
+                    *("{:,.0f} to {:,.0f}".format(*law["range"][variable]) for variable in axis),
                     str(law["n_sizes"]),
                     str(law["n_runs"]),
                 ]
                 for law in study["laws"]
             ]
-            or [["none can be fitted yet", "", "", "", "", "", ""]],
+            or [["none can be fitted yet", *[""] * (len(heading) + 1)]],
         )
         made[f"losses {name}"] = _table(
-            ["architecture", "parameters", axis, "learning rate", "loss of each seed"],
+            ["architecture", "parameters", *axis, "learning rate", "loss of each seed"],
             [
                 [
                     one["architecture"],
                     f"{one['parameters']:,}",
-                    f"{one[axis]:,}",
+                    *(f"{one[variable]:,}" for variable in axis),
                     f"{one['lr']:.3g}",
                     ", ".join("not finite" if not math.isfinite(x) else f"{x:#.4g}" for x in one["losses"]),
                 ]
@@ -193,8 +202,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     return made
 
 
-def _exponent(law: Mapping[str, Any]) -> str:
-    values = (law["parameters"]["alpha"], *law["intervals"]["alpha"])
+def _exponent(law: Mapping[str, Any], name: str) -> str:
+    values = (law["parameters"][name], *law["intervals"][name])
     alpha, low, high = ("∞" if x is None else f"{x:.3f}".replace("-0.000", "0.000") for x in values)
     return f"{'undetermined' if values[0] is None else alpha} ({low} to {high})"
 

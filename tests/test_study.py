@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ def test_a_study_file_has_the_grid_of_the_plan(path: Path) -> None:
     assert read.seeds == (0, 1)
     ranges = [e.params.counts() if hasattr(e.params, "counts") else e.params for e in read.architectures if e.params]
     ranges += [read.params.counts()] if hasattr(read.params, "counts") else []
-    if read.name.endswith("-n"):
+    if read.name.endswith("-nd"):
+        assert all(len(counts) == 6 for counts in ranges)
+        assert 8 * max(read.wsd.steps) < 0.9 * 32_000  # less than one pass
+        assert [b / a for a, b in pairwise(read.wsd.steps)] == [2, 2, 2]
+    elif read.name.endswith("-n"):
         assert all(len(counts) == 8 for counts in ranges)
         assert read.params.counts()[-1] / read.params.counts()[0] in (32, 50)
     else:

@@ -19,12 +19,12 @@ def counted(law: Law) -> tuple[Law, list[int]]:
     """The same law, and how many rows its derivatives were computed for at each step."""
     rows: list[int] = []
 
-    def jacobian(theta: Array, x: Array) -> Array:
-        found = law.derivatives(theta, x)
-        rows.append(found[..., 0].size)
+    def tangent(theta: Array, x: Array) -> tuple[Array, Array]:
+        found = law.with_derivatives(theta, x)
+        rows.append(found[0].size)
         return found
 
-    return replace(law, jacobian=jacobian), rows
+    return replace(law, tangent=tangent), rows
 
 
 def runs(seeds: int, noise: float = 0.02) -> tuple[Array, Array]:

@@ -56,7 +56,9 @@ class NoiseParts:
         `weights` [s, k] has a row of weights of the runs for each sum. The effect of a size has the sum of the weights
         of its runs.
         """
-        by_size = np.stack([weights[:, self.size == g].sum(axis=1) for g in range(self.n_sizes)], axis=1)
+        order = np.argsort(self.size, kind="stable")
+        first = np.searchsorted(self.size[order], np.arange(self.n_sizes))
+        by_size = np.add.reduceat(weights[:, order], first, axis=1)
         between, within = (by_size**2).sum(axis=1) * self.between, (weights**2).sum(axis=1) * self.within
         share = between / np.maximum(between + within, 1e-300)
         freedom = 1.0 / (share**2 / self.freedom_between + (1 - share) ** 2 / self.freedom_within)

@@ -116,8 +116,9 @@ def _chances(
     residual = y - solution.frame.y - law.value(solution.theta, at)
     # Huber's fit leaves in the residual a small part that the parameters could take up; the t-test assumes none.
     residual = residual - known @ (known.T @ residual)
-    counts, found = np.bincount(sizes), np.ones(int(level.max()) + 1)
-    for k in range(len(found)):
+    counts = np.bincount(sizes)
+    off, freedoms = np.zeros(int(level.max()) + 1), np.ones(int(level.max()) + 1)
+    for k in range(len(off)):
         own = (level == k).astype(float)
         free = own - known @ (known.T @ own)  # the part of an offset that the parameters cannot take up
         if free @ free < 1e-6 * own.sum():
@@ -128,9 +129,9 @@ def _chances(
         # An offset of whole sizes costs a degree of freedom between sizes, any other offset one within sizes.
         of_sizes = between_sizes(law) + bool((share == share.round()).all())
         noise = take_apart(residual - offset * free, sizes, law.n_parameters + 1, of_sizes)
-        (variance,), (freedom,) = noise.of_sums(weights[None])
-        found[k] = 2 * stats.t.sf(abs(offset) / np.sqrt(max(variance, 1e-300)), freedom)
-    return found
+        (variance,), (freedoms[k],) = noise.of_sums(weights[None])
+        off[k] = abs(offset) / np.sqrt(max(variance, 1e-300))
+    return np.asarray(2 * stats.t.sf(off, freedoms))
 
 
 def _orthonormal(columns: Array) -> Array:
@@ -228,7 +229,7 @@ def _slices(law: Law, draws: Draws, runs: Table, axis: str) -> list[_Slice]:
     other = "d" if axis == "n" else "n"
     level = groups(runs[other])
     found = []
-    for k in range(int(level.max()) + 1):
+    for k in np.flatnonzero(np.bincount(level) >= 4):
         part = runs.take(level == k)
         means = size_means(part, axis)
         if len(means) < 4:
@@ -236,17 +237,13 @@ def _slices(law: Law, draws: Draws, runs: Table, axis: str) -> list[_Slice]:
         beside = float(np.log(part[other]).mean())
         points = [means.x[:, 0], np.full(len(means), beside)]
         joint = np.stack(points if axis == "n" else points[::-1], axis=-1) - draws.frame.x
-        slope, error = _line(means.x[:, 0], means.y)
-        implied = _line(means.x[:, 0], law.value(draws.theta, joint))[0]
-        samples = np.array([_line(means.x[:, 0], row)[0] for row in law.value(draws.draws[:200], joint)])
+        at = means.x[:, 0] - means.x.mean()
+        slopes_of = at / (at @ at)
+        slope = float(slopes_of @ means.y)
+        left = means.y - means.y.mean() - slope * at
+        error = float(np.sqrt(left @ left / (len(at) - 2) / (at @ at)))
+        implied = float(law.value(draws.theta, joint) @ slopes_of)
+        samples = law.value(draws.draws[:200], joint) @ slopes_of
         fixed = f"{other} = {size(float(np.exp(beside)))}"
         found.append(_Slice(fixed, len(means), slope, error, implied, samples))
     return found
-
-
-def _line(x: Array, y: Array) -> tuple[float, float]:
-    """Slope of a straight line fitted to `y` over `x`, and the standard error of the slope."""
-    at = x - x.mean()
-    slope = float(at @ y / (at @ at))
-    left = y - y.mean() - slope * at
-    return slope, float(np.sqrt(left @ left / max(len(x) - 2, 1) / (at @ at)))

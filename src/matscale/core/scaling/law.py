@@ -39,8 +39,8 @@ class Law:
     """Function that takes theta [..., p] and ln x [..., k, axes], and returns ln L [..., k]."""
     starts: Callable[[Array, Array], Array]
     """Function that takes centred ln x [k, axes] and ln L [k], and returns starts of the search [s, p], best first."""
-    jacobian: Callable[[Array, Array], Array] | None = None
-    """Function like `value` that returns its derivatives by theta [..., k, p]; None: central differences are used."""
+    tangent: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    """Function like `value` that returns ln L and its derivatives by theta [..., k, p]; None: central differences."""
     move: Callable[[Array, Array, float], Array] | None = None
     """Function that takes theta, ln x₀ [axes], ln L₀ and returns theta of the scaled curve; None: no centre."""
     logs: frozenset[str] = frozenset()
@@ -73,16 +73,20 @@ class Law:
         return np.stack(sides, axis=-1)
 
     def derivatives(self, theta: Array, logx: Array) -> Array:
-        """Derivatives of ln L by theta [..., k, p]: by `jacobian`, or by central differences if there is none."""
-        if self.jacobian is not None:
-            return self.jacobian(theta, logx)
+        """Derivatives of ln L by theta [..., k, p]."""
+        return self.with_derivatives(theta, logx)[1]
+
+    def with_derivatives(self, theta: Array, logx: Array) -> tuple[Array, Array]:
+        """ln L [..., k] and its derivatives by theta [..., k, p]: by `tangent`, or else by central differences."""
+        if self.tangent is not None:
+            return self.tangent(theta, logx)
         step = 1e-6
         columns = []
         for j in range(self.n_parameters):
             shift = np.zeros(self.n_parameters)
             shift[j] = step
             columns.append((self.value(theta + shift, logx) - self.value(theta - shift, logx)) / (2 * step))
-        return np.stack(columns, axis=-1)
+        return self.value(theta, logx), np.stack(columns, axis=-1)
 
     def bounded(self, theta: Array) -> Array:
         """Copy of `theta` in which ln of the floor is at least `VANISHED`."""

@@ -94,38 +94,47 @@ def refine(
     first = np.cumsum(counts) - counts
     y, w = y[:, order], w[:, order]
     residual, cost = np.empty(y.shape), np.empty(len(theta))
-    damping, pull = np.full(len(theta), 1e-3), np.ones(len(theta))
+    damping, pull, taken = np.full(len(theta), 1e-3), np.ones(len(theta)), np.zeros(len(theta), dtype=int)
     several = max(1, TOGETHER // len(points))
 
-    def parts(of: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-        return [of[k : k + several] for k in range(0, len(of), several)]
-
-    def at(theta: Array, part: NDArray[np.intp]) -> tuple[Array, Array]:
+    def at(theta: Array, part: NDArray[np.intp]) -> tuple[Array, Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            value = law.value(theta, points)
+            value, slopes = law.with_derivatives(theta, points)
             off = (value if are_single else np.repeat(value, counts, axis=1)) - y[part]
-        return off, _total(off, delta, w[part])
+        return off, _total(off, delta, w[part]), slopes if moving is None else slopes * moving
 
-    active = np.arange(len(theta))
-    for part in parts(active):
-        residual[part], cost[part] = at(theta[part], part)
-    for _ in range(steps):
-        done = np.zeros(len(theta), dtype=bool)
-        for part in parts(active):
-            of_runs = _weights(residual[part], w[part], delta, pull[part])
-            slope, curvature = (column if are_single else np.add.reduceat(column, first, axis=1) for column in of_runs)
-            now = (residual[part] + y[part]) if are_single else residual[part][:, first] + y[part][:, first]
-            step = _step(law, theta[part], points, now, slope, curvature, damping[part], moving)
-            trial = law.bounded(theta[part] + step)
-            off, new = at(trial, part)
-            better, gain = new < cost[part], cost[part] - new
-            done[part] = np.where(better, gain <= tolerance * cost[part], damping[part] > 1e8)
-            moved = part[better]
-            theta[moved], cost[moved], residual[moved] = trial[better], new[better], off[better]
-            damping[part] = np.maximum(damping[part] * np.where(better, 0.2, 8.0), 1e-12)
-            pull[part] = np.clip(pull[part] * np.where(better, 0.5, 3.0), 1e-3, 1.0)
-        active = active[~done[active]]
+    # A batch of searches that fits into the cache; a search that ends makes room for one that waits.
+    part, slopes = np.zeros(0, dtype=np.intp), np.zeros((0, len(points), law.n_parameters))
+    waiting = np.arange(len(theta) if steps else 0)
+    while len(part) or len(waiting):
+        if len(waiting) and 4 * len(part) <= 3 * several:
+            fresh, waiting = np.split(waiting, [several - len(part)])
+            residual[fresh], cost[fresh], more = at(theta[fresh], fresh)
+            part, slopes = np.concatenate([part, fresh]), _joined(slopes, more)
+        of_runs = _weights(residual[part], w[part], delta, pull[part])
+        slope, curvature = (column if are_single else np.add.reduceat(column, first, axis=1) for column in of_runs)
+        now = (residual[part] + y[part]) if are_single else residual[part][:, first] + y[part][:, first]
+        step = _step(law, theta[part], points, now, slopes, slope, curvature, damping[part], moving)
+        trial = law.bounded(theta[part] + step)
+        off, new, turned = at(trial, part)
+        better, gain = new < cost[part], cost[part] - new
+        done = np.where(better, gain <= tolerance * cost[part], damping[part] > 1e8)
+        moved = part[better]
+        theta[moved], cost[moved], residual[moved] = trial[better], new[better], off[better]
+        turned[~better] = slopes[~better]
+        slopes = turned
+        damping[part] = np.maximum(damping[part] * np.where(better, 0.2, 8.0), 1e-12)
+        pull[part] = np.clip(pull[part] * np.where(better, 0.5, 3.0), 1e-3, 1.0)
+        taken[part] += 1
+        stays = ~done & (taken[part] < steps)
+        if not stays.all():
+            part, slopes = part[stays], slopes[stays]
     return theta
+
+
+def _joined(slopes: Array, more: Array) -> Array:
+    """Derivatives of two batches [b, k, p] in one; in memory, each column of derivatives stays whole."""
+    return np.swapaxes(np.concatenate([np.swapaxes(part, 1, 2) for part in (slopes, more)]), 1, 2)
 
 
 def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tuple[Array, Array]:
@@ -146,7 +155,15 @@ def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tup
 
 
 def _step(
-    law: Law, theta: Array, x: Array, now: Array, slope: Array, curvature: Array, damping: Array, moving: Array | None
+    law: Law,
+    theta: Array,
+    x: Array,
+    now: Array,
+    jacobian: Array,
+    slope: Array,
+    curvature: Array,
+    damping: Array,
+    moving: Array | None,
 ) -> Array:
     """Damped Newton step [b, p] with a second-order correction; `now` [b, k] has the values of the law at `theta`.
 
@@ -154,8 +171,6 @@ def _step(
     second derivative of the law along the step is therefore used to curve the step (Transtrum & Sethna,
     arXiv:1201.5885).
     """
-    jacobian = law.derivatives(theta, x)  # [b, k, p]
-    jacobian = jacobian if moving is None else jacobian * moving
     across = np.swapaxes(jacobian, 1, 2)
     hessian = across @ (jacobian * curvature[..., None])
     diagonal = np.einsum("bpp->bp", hessian)
@@ -201,9 +216,10 @@ class _Whitened:
 
     def __call__(self, z: Array) -> tuple[float, Array]:
         at = self.theta + self.factor @ z
-        residual = self.law.value(at, self.x) - self.y
+        value, slopes = self.law.with_derivatives(at, self.x)
+        residual = value - self.y
         slope = residual if self.delta is None else np.clip(residual, -self.delta, self.delta)
-        gradient = self.factor.T @ (self.law.derivatives(at, self.x).T @ (self.weights * slope))
+        gradient = self.factor.T @ (slopes.T @ (self.weights * slope))
         return float((self.weights * rho(residual, self.delta)).sum()) / self.scale, gradient / self.scale
 
 

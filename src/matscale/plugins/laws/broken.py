@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
-from matscale.plugins.laws.terms import log_sum, shares
+from matscale.plugins.laws.terms import log_sum, log_sum_and_shares
 
 WIDTHS = (-4.0, 3.0)
 """Bounds of ln f."""
@@ -40,15 +40,15 @@ def broken(theta: Array, x: Array) -> Array:
     return log_sum(_terms(theta, x))
 
 
-def jacobian(theta: Array, x: Array) -> Array:
+def tangent(theta: Array, x: Array) -> tuple[Array, Array]:
     _, _, _, gamma, x_break, log_width = (theta[..., j, None] for j in range(6))
-    flat, falling = shares(_terms(theta, x))
+    value, (flat, falling) = log_sum_and_shares(_terms(theta, x))
     width = _width(log_width)
     u = (x[..., 0] - x_break) / width
     soft, step = np.logaddexp(0.0, u), expit(u)
     moves = (log_width > WIDTHS[0]) & (log_width < WIDTHS[1])
     columns = [1.0, -x[..., 0], -width * soft, gamma * step, gamma * width * (step * u - soft) * moves]
-    return np.stack([flat, *(falling * column for column in columns)], axis=-1)
+    return value, np.stack([flat, *(falling * column for column in columns)], axis=-1)
 
 
 def starts(x: Array, y: Array) -> Array:
@@ -80,7 +80,7 @@ BROKEN = Law(
     axes=("x",),
     parameters=("E", "A", "alpha", "gamma", "X", "f"),
     value=broken,
-    jacobian=jacobian,
+    tangent=tangent,
     starts=starts,
     move=move,
     logs=frozenset({"E", "A", "X", "f"}),

@@ -19,7 +19,7 @@ import numpy as np
 
 from matscale.plugin import Array, Law
 from matscale.plugins.laws.joint import ND
-from matscale.plugins.laws.terms import EXPONENTS, log_sum, shares, side_by_side
+from matscale.plugins.laws.terms import EXPONENTS, log_sum, log_sum_and_shares, side_by_side
 
 ANCHOR = float(np.log(1e7))
 """ln N1, which is also ln D1"""
@@ -81,10 +81,10 @@ def farseer(theta: Array, x: Array) -> Array:
     return log_sum([level, value - slope * x[..., 1]])
 
 
-def jacobian(theta: Array, x: Array) -> Array:
+def tangent(theta: Array, x: Array) -> tuple[Array, Array]:
     level, value, slope, floor, by_q, lever, by_b, steeper, by_c = _at_runs(theta, x, slopes=True)
     slope = slope * x[..., 1]
-    level, falling = shares([level, value - slope])
+    total, (level, falling) = log_sum_and_shares([level, value - slope])
     by_beta = np.exp(np.minimum(theta[..., 6, None], 5.0)) * ANCHOR - slope
     moved = falling * slope
     columns = [
@@ -92,7 +92,7 @@ def jacobian(theta: Array, x: Array) -> Array:
         *(falling, -falling * lever, -falling * by_b),
         *(falling * by_beta, moved * steeper, moved * by_c),
     ]
-    return side_by_side(columns)
+    return total, side_by_side(columns)
 
 
 def starts(x: Array, y: Array) -> Array:
@@ -119,7 +119,7 @@ FARSEER = Law(
     axes=("n", "d"),
     parameters=("E", "s", "q", "A", "t", "b", "beta", "g", "a"),
     value=farseer,
-    jacobian=jacobian,
+    tangent=tangent,
     starts=starts,
     logs=frozenset({"E", "A", "beta"}),
     exponents=("beta",),

@@ -28,12 +28,13 @@ def kaplan(theta: Array, x: Array) -> Array:
     return alpha_d * np.logaddexp(alpha_n / alpha_d * (n_c - x[..., 0]), d_c - x[..., 1])
 
 
-def kaplan_jacobian(theta: Array, x: Array) -> Array:
+def kaplan_tangent(theta: Array, x: Array) -> tuple[Array, Array]:
     n_c, d_c, alpha_n, alpha_d = (theta[..., j, None] for j in range(4))
     n, d = alpha_n / alpha_d * (n_c - x[..., 0]), d_c - x[..., 1]
     of_n = expit(n - d)
-    columns = [of_n * alpha_n, (1 - of_n) * alpha_d, of_n * (n_c - x[..., 0]), np.logaddexp(n, d) - of_n * n]
-    return np.stack(columns, axis=-1)
+    total = np.logaddexp(n, d)
+    columns = [of_n * alpha_n, (1 - of_n) * alpha_d, of_n * (n_c - x[..., 0]), total - of_n * n]
+    return alpha_d * total, np.stack(columns, axis=-1)
 
 
 def kaplan_starts(x: Array, y: Array) -> Array:
@@ -69,7 +70,7 @@ KAPLAN = Law(
     axes=("n", "d"),
     parameters=("N_c", "D_c", "alpha_N", "alpha_D"),
     value=kaplan,
-    jacobian=kaplan_jacobian,
+    tangent=kaplan_tangent,
     starts=kaplan_starts,
     move=kaplan_move,
     logs=frozenset({"N_c", "D_c"}),

@@ -52,11 +52,11 @@ def repetition(theta: Array, x: Array) -> Array:
     return ND.value(theta[..., :5], _worth(theta, x))
 
 
-def repetition_jacobian(theta: Array, x: Array) -> Array:
-    columns = ND.jacobian(theta[..., :5], _worth(theta, x))
+def repetition_tangent(theta: Array, x: Array) -> tuple[Array, Array]:
+    value, columns = ND.tangent(theta[..., :5], _worth(theta, x))
     by_log_d = -columns[..., 2] * theta[..., 4, None]
     by_log_r = by_log_d * _more_useful(theta[..., 5, None], x[..., 1], x[..., 2])
-    return np.concatenate([columns, by_log_r[..., None]], axis=-1)
+    return value, np.concatenate([columns, by_log_r[..., None]], axis=-1)
 
 
 def repetition_starts(x: Array, y: Array) -> Array:
@@ -91,8 +91,8 @@ def overfitting(theta: Array, x: Array) -> Array:
     return PENALISED.value(theta, _pressed(x))
 
 
-def overfitting_jacobian(theta: Array, x: Array) -> Array:
-    return PENALISED.jacobian(theta, _pressed(x))
+def overfitting_tangent(theta: Array, x: Array) -> tuple[Array, Array]:
+    return PENALISED.tangent(theta, _pressed(x))
 
 
 def overfitting_starts(x: Array, y: Array) -> Array:
@@ -114,7 +114,7 @@ REPETITION = ND.law(
     axes=("n", "u", "s"),
     parameters=(*ND.parameters, "R*"),
     value=repetition,
-    jacobian=repetition_jacobian,
+    tangent=repetition_tangent,
     starts=repetition_starts,
     move=None,
     logs=frozenset({*ND.terms, "R*"}),
@@ -128,7 +128,7 @@ OVERFITTING = PENALISED.law(
     reference="arXiv:2605.01640",
     axes=("n", "u", "s"),
     value=overfitting,
-    jacobian=overfitting_jacobian,
+    tangent=overfitting_tangent,
     starts=overfitting_starts,
     move=None,
     exponents=("alpha", "beta"),

@@ -53,13 +53,14 @@ def routing(theta: Array, x: Array) -> Array:
     return np.asarray(LOG10 * (a * n + b * e + c * n * e + d))
 
 
-def jacobian(theta: Array, x: Array) -> Array:
-    _, b, c, _, log_start, log_span = (theta[..., j, None] for j in range(6))
+def tangent(theta: Array, x: Array) -> tuple[Array, Array]:
+    a, b, c, d, log_start, log_span = (theta[..., j, None] for j in range(6))
     n, experts = x[..., 0] / LOG10, np.exp(x[..., 1])
     e = _effective(log_start, log_span, experts)
     slopes = _slopes(log_start, log_span, experts, e)
     columns = np.broadcast_arrays(n, e, n * e, 1.0, *((b + c * n) * slope for slope in slopes))
-    return np.asarray(LOG10 * np.stack(columns, axis=-1))
+    value = LOG10 * (a * n + b * e + c * n * e + d)
+    return np.asarray(value), np.asarray(LOG10 * np.stack(columns, axis=-1))
 
 
 def starts(x: Array, y: Array) -> Array:
@@ -82,7 +83,7 @@ ROUTING = Law(
     axes=("n", "e"),
     parameters=("a", "b", "c", "d", "X_start", "X_max/X_start-1"),
     value=routing,
-    jacobian=jacobian,
+    tangent=tangent,
     starts=starts,
     logs=frozenset({"X_start", "X_max/X_start-1"}),
     exponents=("a", "b", "c"),

@@ -24,16 +24,21 @@ def log_sum(terms: Sequence[Array]) -> Array:
     return np.asarray(np.add(np.log(total, out=total), top, out=total))
 
 
-def shares(terms: Sequence[Array]) -> list[Array]:
-    """Share of each of m terms in their sum [..., k], which is the derivative of `log_sum` by this term."""
-    _, parts = _exponentials(terms)
-    total = reduce(add, parts)
-    return [np.divide(part, total, out=part) for part in parts]
+def log_sum_and_shares(terms: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """Compute `log_sum` and the share of each term in the sum [..., k], which is the derivative by this term."""
+    top, parts = _exponentials(terms)
+    total: Array = reduce(add, parts)
+    return np.log(total) + top, [np.divide(part, total, out=part) for part in parts]
 
 
 def _exponentials(terms: Sequence[Array]) -> tuple[Array, list[Array]]:
     """Largest term [..., k], and the exponential of each term minus the largest."""
     top = reduce(np.maximum, terms)
+    if len(terms) == 2 and np.shape(terms[0]) == np.shape(terms[1]):  # one of the two exponentials is 1
+        is_first = terms[0] >= terms[1]
+        lower = np.asarray(np.minimum(*terms) - top)
+        np.exp(lower, out=lower)
+        return top, [np.where(is_first, 1.0, lower), np.where(is_first, lower, 1.0)]
     parts = [np.asarray(term - top) for term in terms]
     return top, [np.exp(part, out=part) for part in parts]
 
@@ -64,14 +69,15 @@ class Powers:
         terms = self._terms(theta, x)
         return terms[0] if len(terms) == 1 else log_sum(terms)
 
-    def jacobian(self, theta: Array, x: Array) -> Array:
-        """Compute the derivatives of ln L by the parameters [..., k, p]."""
-        of = dict(zip(self.terms, shares(self._terms(theta, x))))
+    def tangent(self, theta: Array, x: Array) -> tuple[Array, Array]:
+        """Compute ln L [..., k] and its derivatives by the parameters [..., k, p]."""
+        value, shares = log_sum_and_shares(self._terms(theta, x))
+        of = dict(zip(self.terms, shares))
         columns = [
             of[name] if name in of else self._times(name, reduce(add, [of[a] for a in of if name in self.terms[a]]), x)
             for name in self.parameters
         ]
-        return side_by_side(columns)
+        return value, side_by_side(columns)
 
     def move(self, theta: Array, x0: Array, y0: float) -> Array:
         """Parameters of the same curve, shifted by `x0` in ln x and by `y0` in ln L."""
@@ -108,7 +114,7 @@ class Powers:
             "axes": self.axes,
             "parameters": self.parameters,
             "value": self.value,
-            "jacobian": self.jacobian,
+            "tangent": self.tangent,
             "move": self.move,
             "logs": frozenset(self.terms),
             "floor": "E" if has_floor else None,

@@ -5,6 +5,7 @@
     python benchmarks/laws.py noise --reps 400           the same where noise is not even, or not independent
     python benchmarks/laws.py joint --reps 400           L(N, D), bootstrap intervals
     python benchmarks/laws.py compare --reps 2000        type-I error and power
+    python benchmarks/laws.py joint_compare --reps 200   the same of exponents of joint laws, that of compute included
     python benchmarks/laws.py equal --reps 2000          the same of equality within a margin
     python benchmarks/laws.py multipliers --reps 400     what one needs against another for the same loss
     python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
@@ -28,13 +29,15 @@ from numpy.typing import NDArray
 from simulation import Outcomes, main
 
 from matscale.core.hosting.host import host
+from matscale.core.scaling.allocation.cost_law import measured_cost
 from matscale.core.scaling.bootstrap import bootstrap
 from matscale.core.scaling.comparison.cheaper import Multiplier
-from matscale.core.scaling.comparison.difference import welch
+from matscale.core.scaling.comparison.difference import Pair, welch
 from matscale.core.scaling.comparison.equivalence import equality
+from matscale.core.scaling.comparison.joint_pairs import JointExponent, exponent_along, tested_jointly
 from matscale.core.scaling.comparison.multipliers import ArchitectureLaws
 from matscale.core.scaling.comparison.multipliers import multipliers as turned_round
-from matscale.core.scaling.comparison.power_of_test import power, power_of_equality
+from matscale.core.scaling.comparison.power_of_test import Settling, power, power_of_equality
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.joint import fit_joint
 from matscale.core.scaling.law import Array, Frame, Law
@@ -261,6 +264,34 @@ def compare(reps: int) -> None:
         shares = [one.percent("seen") for one in found]
         told = f" | {shares[1]:.0f} {shares[2]:.0f} | {found[2].percent('stated'):.0f}" if len(shares) > 1 else ""
         print(f"{a}; {b if a != b else 'the same'} | {shares[0]:.1f}{told}", flush=True)
+
+
+def joint_compare(reps: int) -> None:
+    """Share of 95 % intervals that hold the exponents of n, d and compute; equal ones called different at 5 %."""
+    law, rng = host().law("nd"), np.random.default_rng(0)
+    cost = measured_cost(_table(*grid(rng, 6, 5, 1, 0.0, 0.0)))  # exact: the cost is a product of powers
+    alpha, beta = TRUE_ND["alpha"], TRUE_ND["beta"]
+    truth = {"n": alpha, "d": beta, "c": alpha * beta / (cost.q * alpha + cost.p * beta)}
+    nan = float("nan")
+    untested = Pair("", "", nan, (nan, nan), nan, nan, "", "", (), None, nan, nan, Settling(None, None, ""))
+    print("sizes x data x seeds, noise, scatter | n, d, c held, half-width | type I of n, d, c | tables without c")
+    for design in ((6, 5, 2, 0.02, 0.0), (8, 5, 1, 0.02, 0.0), (8, 5, 3, 0.01, 0.005), (8, 5, 4, 0.02, 0.0)):
+        told = Outcomes(reps, seed=12)
+        for rng in told:
+            fits = [fit_joint(_table(*grid(rng, *design)), law, samples=300) for _ in range(2)]
+            for axis, value in truth.items():
+                found = [one for fit in fits if isinstance(one := exponent_along(fit, axis), JointExponent)]
+                for one in found:
+                    held = one.low <= value <= one.high
+                    told.saw(**{f"{axis} held": held, f"{axis} width": (one.high - one.low) / 2})
+                told.saw(**{f"{axis} unsaid": len(found) < 2})
+                if len(found) == 2:
+                    told.saw(**{f"{axis} differs": tested_jointly(untested, *found, law.name).p < 0.05})
+        held, differs = (
+            " ".join(f"{told.percent(f'{axis} {key}'):.1f}" for axis in truth) for key in ("held", "differs")
+        )
+        width = told.median("c width")
+        print(f"{design} | {held}, {width:.4f} | {differs} | {told.percent('c unsaid'):.0f} %", flush=True)
 
 
 def _pairs(reps: int, is_error: bool) -> int:
@@ -534,5 +565,5 @@ def table_of(x: Array, y: Array, names: NDArray[np.str_]) -> Table:
 
 
 if __name__ == "__main__":
-    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, joint_verdicts, mixed)
+    every = (speed, coverage, noise, joint, compare, joint_compare, equal, multipliers, verdicts, joint_verdicts, mixed)
     main(__doc__, {task.__name__: task for task in every}, reps=200)

@@ -163,6 +163,14 @@ def test_an_amount_of_data_off_the_others_that_decides_an_exponent_is_a_reason_t
     assert any(r.trigger == "d" and named in str(r) and "beta changes by" in str(r) for r in fit.reasons)
 
 
+def test_both_ends_of_the_data_off_are_no_joint_law() -> None:
+    """A floor and a power nearly follow the bend, and leaving out one end changes no exponent by its half-width."""
+    table = high_at(high_at(grid(np.random.default_rng(3), 6, 5, 2, 0.02), "d", 0, 0.1), "d", -1, 0.1)
+    fit = matscale.fit(table, "nd", samples=100)
+    assert fit.verdict == "rejected"
+    assert [str(r)[:55] for r in fit.reasons] == ["e: runs of d = 100,000 lie +5.6 % off the law together "]
+
+
 def test_each_variable_of_any_joint_law_is_tested(rng: Rng) -> None:
     rows = [
         {"n": n, "e": e, "loss": (0.5 + 30 * n**-0.3 * e**-0.2) * np.exp(0.005 * rng.standard_normal())}

@@ -25,6 +25,8 @@ OFF = 0.05
 """p-value, over all values of a variable, below which the runs of one value are taken to lie off the law together."""
 SEEN = 0.1
 """Least change of the slope along a bend that counts, as a share of the half-width of the exponent's interval."""
+STEP = 0.3
+"""The same for a value of a variable that lies off the law: its offset over half the range of the variable's ln."""
 
 
 def joint_reasons(
@@ -45,7 +47,10 @@ def joint_reasons(
     found = [reason for name in law.exponents for reason in flat(name, values[name], *intervals[name])]
     for k, axis in enumerate(law.axes):
         level = groups(runs[axis])
-        found += _unstable(law, solution, x, y, draws.noise.size, k, level, values, intervals)
+        p, offsets, scatter = _offsets(law, solution, x, y, draws.noise.size, level)
+        found += _unstable(law, solution, x, y, p, k, level, values, intervals) or _off(
+            law, x, p, offsets, scatter, k, level, intervals
+        )
         found += _bent(law, solution, x, y, k, level, intervals)
     found += missed(held)
     found += contradicted(law, draws, runs)
@@ -70,7 +75,7 @@ def _unstable(
     solution: Solution,
     x: Array,
     y: Array,
-    sizes: NDArray[np.int64],
+    p: Array,
     axis: int,
     level: NDArray[np.int64],
     values: dict[str, float],
@@ -80,17 +85,15 @@ def _unstable(
 
     `level` numbers the values of the variable with index `axis`; they are left out in turn. If few values determine
     floor and exponent together, the exponents of a true law change a lot, too. A change therefore counts only if runs
-    of one value lie off the law together, at 5 % over all values of the variable.
+    of one value lie off the law together, at 5 % over all values of the variable; `p` is that of each value.
     """
-    # The factor is Bonferroni's correction: each value of the variable is tested.
-    p = _chances(law, solution, x, y, sizes, level) * (int(level.max()) + 1)
     if p.min() >= OFF:
         return []
     at, below = x - solution.frame.x, y - solution.frame.y
     weights = np.stack([(level != k).astype(float) for k in range(len(p))])
     ends = refine(law, np.tile(solution.theta, (len(p), 1)), at, below, delta=HUBER, weights=weights)
     plain, found = law.plain(ends, solution.frame), dict[float, Reason]()
-    of = [f"{law.axes[axis]} = {size(float(np.exp(x[level == k, axis].mean())))}" for k in range(len(p))]
+    of = [_named(law, x, axis, level == k) for k in range(len(p))]
     for name in law.exponents:
         moved = np.asarray(plain[name]) - values[name]
         low, high = intervals[name]
@@ -103,13 +106,46 @@ def _unstable(
     return [found[max(found)]] if found else []
 
 
-def _chances(
-    law: Law, solution: Solution, x: Array, y: Array, sizes: NDArray[np.int64], level: NDArray[np.int64]
-) -> Array:
-    """p-value of an offset that the runs of each value of a variable share, by a t-test with the law linearised.
+def _off(
+    law: Law,
+    x: Array,
+    p: Array,
+    offsets: Array,
+    scatter: Array,
+    axis: int,
+    level: NDArray[np.int64],
+    intervals: dict[str, tuple[float, float]],
+) -> list[Reason]:
+    """Reason against the law, if the runs of one value of a variable lie off it together (trigger e of the verdict).
 
-    `sizes` and `level` number the model sizes and the values of the variable. The noise is estimated from the residuals
-    with the offset: without the offset, a value far off would look like scatter.
+    Faults at both ends of a variable bend the law, but leaving out either of them changes no exponent much. `p`,
+    `offsets` and `scatter` are those of `_offsets`. Means of many runs show offsets that change nothing: one counts if
+    it exceeds the scatter of single runs, and the share `STEP` of the half-width of the exponent's interval.
+    """
+    low, high = intervals[law.exponents[min(axis, len(law.exponents) - 1)]]
+    changes = 2 * np.abs(offsets) / float(np.ptp(x[:, axis]))
+    half = max((high - low) / 2, 1e-300)
+    counts = (changes > STEP * half) & (np.abs(offsets) > scatter) & (p < SIGNIFICANT)
+    if not counts.any():
+        return []
+    at = int(np.argmin(np.where(counts, p, np.inf)))
+    text = f"runs of {_named(law, x, axis, level == at)} lie {percent(float(np.expm1(offsets[at])))} off the law"
+    return [Reason("e", f"{text} together (p = {p[at]:.1g})", widening=1 + float(changes[at]) / half)]
+
+
+def _named(law: Law, x: Array, axis: int, runs: NDArray[np.bool_]) -> str:
+    return f"{law.axes[axis]} = {size(float(np.exp(x[runs, axis].mean())))}"
+
+
+def _offsets(
+    law: Law, solution: Solution, x: Array, y: Array, sizes: NDArray[np.int64], level: NDArray[np.int64]
+) -> tuple[Array, Array, Array]:
+    """p-values, over all values of a variable, of the offset in ln L that runs of each value share, by a t-test.
+
+    The offsets follow, and the standard deviation of single runs about the law with each offset. The law is linearised.
+    Values that alone determine some parameter have a p-value of 1 at least. `sizes` and `level` number the model sizes
+    and the values of the variable. The noise is what is left with the offset: without it, a value far off would look
+    like scatter.
     """
     at = x - solution.frame.x
     known = _orthonormal(law.derivatives(solution.theta, at))
@@ -117,21 +153,22 @@ def _chances(
     # Huber's fit leaves in the residual a small part that the parameters could take up; the t-test assumes none.
     residual = residual - known @ (known.T @ residual)
     counts = np.bincount(sizes)
-    off, freedoms = np.zeros(int(level.max()) + 1), np.ones(int(level.max()) + 1)
+    offsets, off, freedoms, scatter = np.zeros((4, int(level.max()) + 1))
     for k in range(len(off)):
         own = (level == k).astype(float)
         free = own - known @ (known.T @ own)  # the part of an offset that the parameters cannot take up
         if free @ free < 1e-6 * own.sum():
             continue  # only these runs determine some parameter
         weights = free / (free @ free)
-        offset = float(weights @ residual)
+        offsets[k] = weights @ residual
         share = np.bincount(sizes, own) / counts
         # An offset of whole sizes costs a degree of freedom between sizes, any other offset one within sizes.
         of_sizes = between_sizes(law) + bool((share == share.round()).all())
-        noise = take_apart(residual - offset * free, sizes, law.n_parameters + 1, of_sizes)
+        noise = take_apart(residual - offsets[k] * free, sizes, law.n_parameters + 1, of_sizes)
+        scatter[k] = np.sqrt(noise.between + noise.within)
         (variance,), (freedoms[k],) = noise.of_sums(weights[None])
-        off[k] = abs(offset) / np.sqrt(max(variance, 1e-300))
-    return np.asarray(2 * stats.t.sf(off, freedoms))
+        off[k] = abs(offsets[k]) / np.sqrt(max(variance, 1e-300))
+    return np.asarray(2 * len(off) * stats.t.sf(off, np.maximum(freedoms, 1))), offsets, scatter
 
 
 def _orthonormal(columns: Array) -> Array:

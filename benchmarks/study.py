@@ -26,6 +26,7 @@ from matscale.core.errors import DataError, MatscaleError
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.from_runs import ERRORS, find_runs, read_runs
+from matscale.core.study.identity import TRUNKS
 from matscale.core.study.ledger import row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,16 +70,18 @@ def _study(folder: Path) -> dict[str, Any]:
             laws += [_law(fit.plain()) for fit in fit_all(table, axis, Options(target=target), told)]
         refused += [f"{target}: {sentence}" for sentence in told]
     best = min(errors["loss"] for errors in with_baselines(read_runs(folders, {}))[0].baselines.values())
-    rows = [row(one) for one in folders]
-    done = [one for one in rows if one["status"] == "completed"]
+    results = [one for one in folders if one.parent.name != TRUNKS]
+    done = [one for one in map(row, results) if one["status"] == "completed"]
     return {
         "runs": len(done),
         "baseline": best,
         "laws": laws,
         "refused": refused,
         "losses": _losses(done, axis),
-        "counts": _counting(folders, best),
-        "flops": sum(one["flops"] for one in done),
+        "counts": _counting(results, best),
+        "flops": sum(
+            one["flops"] - (one["flops_shared"] or 0) for one in map(row, folders) if one["status"] == "completed"
+        ),
     }
 
 
@@ -107,7 +110,10 @@ def _losses(rows: list[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
 
 
 def _counting(folders: list[Path], baseline: float) -> dict[str, dict[str, int]]:
-    """Architecture -> finished runs, those that end below half of the baseline, and those that have settled."""
+    """Architecture -> finished runs, those that end below half of the baseline, and those that have settled.
+
+    A run without an earlier validation does not show whether it has settled, and does not count as such.
+    """
     found: dict[str, dict[str, int]] = defaultdict(lambda: {"runs": 0, "below": 0, "settled": 0})
     for folder in folders:
         one = row(folder)
@@ -115,11 +121,11 @@ def _counting(folders: list[Path], baseline: float) -> dict[str, dict[str, int]]
             continue
         curve = {r["step"]: r["loss"] for r in _validations(folder)}
         last = max(curve)
-        before = max((step for step in curve if step <= 0.75 * last), default=last)
+        before = [step for step in curve if step <= 0.75 * last]
         counts = found[one["architecture"]]
         counts["runs"] += 1
         counts["below"] += curve[last] < BELOW * baseline
-        counts["settled"] += curve[last] > (1 - SETTLED) * curve[before]
+        counts["settled"] += bool(before) and curve[last] > (1 - SETTLED) * curve[max(before)]
     return dict(found)
 
 

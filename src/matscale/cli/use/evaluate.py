@@ -40,7 +40,6 @@ AVERAGED = {"auto": None, "average": True, "raw": False}
 @click.command()
 @runs_argument
 @data_option
-@click.option("--by", multiple=True, type=click.Choice(WAYS), help="Errors of each group, too; may be repeated.")
 @click.option(
     "--by", multiple=True, type=click.Choice(WAYS), help="Also show the errors of each group; may be repeated."
 )

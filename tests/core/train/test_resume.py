@@ -161,7 +161,7 @@ def test_resuming_with_other_batches_than_those_of_several_processes_is_refused(
     with pytest.raises(StoppedEarly):
         train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture(), progress=tiny.StopAt(3))
     Run.open(tmp_path / "run").update({"world_size": 2, "global_batch": {"structures": 8}})
-    with pytest.raises(ConfigError, match=r"up to 8 structures, on 2 processes of an older.* up to 4 structures now"):
+    with pytest.raises(ConfigError, match=r"up to 8 structures, on 2 processes with an older.* up to 4 structures"):
         train(tiny.configured(data), tmp_path / "run", resume=True, architecture=tiny.architecture())
 
 

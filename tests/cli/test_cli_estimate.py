@@ -147,7 +147,7 @@ def test_a_ladder_is_even_in_the_logarithm_and_has_both_ends() -> None:
 
 def test_the_table_of_a_ladder_names_the_dial_and_shows_what_varies() -> None:
     text = matscale("models", "ladder", "schnet", "--rungs", "2").stdout
-    assert "schnet: hidden channels (filters alike), 3 interactions" in text
+    assert "schnet: hidden channels (as many filters), 3 interactions" in text
     heading = text.splitlines()[1].split()
     assert heading[-2:] == ["hidden", "filters"]
     assert "cutoff" not in text

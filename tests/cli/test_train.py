@@ -52,7 +52,7 @@ def test_elements_of_the_validation_part_alone_are_named_and_the_table_includes_
     """A small training part misses elements: the run used to end with an error in place of its table."""
     result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--set", "data.count=1")
     assert result.exit_code == 0, result.output
-    assert "hold elements without training structures: " in result.stderr
+    assert "have elements that are not in the training part: " in result.stderr
     assert "Predictions for them are guesses" in result.stderr
     assert "fcn" in result.stdout
     again = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path)])
@@ -184,7 +184,7 @@ def test_elements_of_the_validation_part_alone_are_said_and_do_not_end_a_run(tmp
     few = ["--set", "data.count=1", "--set", "data.validation=0.5"]
     result = run(*FEW, "--data", tmp_path / "data", "-o", tmp_path / "run", *few)
     assert result.exit_code == 0, result.output
-    assert "validation structures hold elements without training structures" in result.stderr
+    assert "validation structures have elements that are not in the training part" in result.stderr
     measured = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"])
     assert measured.exit_code == 0, measured.output
     best = Run.open(tmp_path / "run").info["best"]

@@ -91,7 +91,7 @@ def test_a_run_never_takes_away_more_than_the_whole_variance(noise: float) -> No
     fit = matscale.fit(Table.of(rows), "nd", samples=50)
     assert all(0 <= p.gain <= 1 for p in propose(fit, measured_cost(fit.table), (1e7, 1e6)))
     plan = make_plan(fit, flops=6e11)
-    assert ("no next run is named" in plan_text(plan, fit)) is not bool(plan.proposals)
+    assert ("no next run is proposed" in plan_text(plan, fit)) is not bool(plan.proposals)
 
 
 @pytest.fixture(scope="module")

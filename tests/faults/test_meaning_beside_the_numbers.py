@@ -248,7 +248,7 @@ def test_words_that_hold_unit_state_none():
 def test_a_free_energy_that_differs_is_said(tmp_path):
     manifest = packed(tmp_path, extxyz(tmp_path / "a.extxyz", "energy=2 free_energy=1.9", "energy=2 free_energy=2"))[1]
     ((note, n),) = notes(manifest).items()
-    assert "energy was taken, free_energy differs" in note
+    assert "energy is used, and free_energy differs" in note
     assert n == 1
 
 

@@ -155,7 +155,7 @@ def test_no_difference_is_stated_from_slices_where_a_joint_law_has_a_floor(
     [pair] = compare(table, [], forms, axis=axis, margin=0.02).pairs
     assert (pair.verdict, np.isnan(pair.p), np.isnan(pair.p_equal)) == ("not comparable", True, True)
     assert np.isnan([pair.difference, *pair.interval, pair.standard_error]).all()  # what --json would show
-    assert "slopes of slices are local, since the joint law nd shows for good a floor of 0.4" in pair.reason
+    assert "slopes of slices are local, since the joint law nd has a floor: 0.4" in pair.reason
     assert why in pair.reason
     assert pair.settling.text.startswith(helps)
 

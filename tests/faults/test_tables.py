@@ -101,7 +101,7 @@ def test_columns_that_are_constant_along_steps_tell_runs_apart() -> None:
 def test_one_name_for_all_runs_is_no_run() -> None:
     rows = log(experiment=lambda n, step: "scaling", step=lambda n, step: step)
     assert ends(rows) == TRUTH
-    assert any("experiment is the same in runs of other n" in note for note in read(rows).notes)
+    assert any("several runs have the same experiment; they are told apart by n" in note for note in read(rows).notes)
 
 
 def test_a_column_that_numbers_the_rows_is_no_run() -> None:

@@ -173,7 +173,7 @@ def test_a_log_whose_runs_have_an_unusual_name_is_refused(name: str, steps: int)
     found = read(rows, columns={"run": name})
     assert len(found.ends()) == len(SIZES)
     assert sorted(found.ends()["loss"]) == sorted(row["loss"] for row in rows[steps - 1 :: steps])
-    assert any("the last row of each in the file counts" in note for note in found.notes)
+    assert any("the last row of each run in the file is used" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("name", ["runName", "run name", "Run_Name", "runId", "experimentName"])

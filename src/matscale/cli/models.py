@@ -134,7 +134,7 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
 
 def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig | None]:
-    """Configurations to list for an architecture; None stands for the default, made later as a plugin may fail."""
+    """Configurations to list for an architecture; None is the default one, which is made later, since it may fail."""
     return [*architecture.sizes.values()] if sizes and architecture.sizes else [None]
 
 

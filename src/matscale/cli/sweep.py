@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 )
 @workers_option
 @click.option(
-    "--no-wait", is_flag=True, help="Submit the runs that are ready and return, with a launcher whose jobs go on."
+    "--no-wait",
+    is_flag=True,
+    help="Submit the runs that are ready and return, if the launcher's jobs can outlive the sweep.",
 )
 @click.option("--retry-failed", is_flag=True, help="Restart runs that failed with an error of their own, too.")
 @click.option(

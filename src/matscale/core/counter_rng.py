@@ -15,8 +15,8 @@ _ROUNDS = 4
 _SMALLEST = 6
 """Least number of bits of the integers that the Feistel network of `Permutation` permutes.
 
-A smaller network could not give every permutation of a few integers. A larger network, whose results outside the range
-are permuted again, can.
+A smaller network cannot give every permutation of a few integers. A larger network can; its results outside the range
+are permuted again.
 """
 _BLOCK = 1 << 15
 """Number of positions that are permuted at a time, so that arrays fit into the cache of the processor."""

@@ -144,7 +144,7 @@ def register_architectures() -> list[Architecture]:
             config=FCNConfig,
             build=build,
             ladder=ladder,
-            dial="hidden channels (embedding half as many), 4 blocks",
+            dial="hidden channels (half as many in the embedding), 4 blocks",
             claims=frozenset({"permutation"}),
             forces="direct",
             sizes=SIZES,

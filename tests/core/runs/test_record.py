@@ -93,13 +93,13 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_best_sound_one(
     assert run_of_five.best == 3
     for step in damaged:
         (checkpoint.folder_of(run_of_five.checkpoint_folder, step) / "model.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match=rf"step_3: the best checkpoint is damaged.* step {best} is taken"):
+    with pytest.warns(UserWarning, match=rf"step_3: the best checkpoint is damaged.* step {best} is used"):
         assert run_of_five.best == best
 
 
 def test_a_best_checkpoint_that_is_gone_gives_way_too(run_of_five: Run) -> None:
     checkpoint.remove(checkpoint.folder_of(run_of_five.checkpoint_folder, 3))
-    with pytest.warns(UserWarning, match="or gone"):
+    with pytest.warns(UserWarning, match="or missing"):
         assert run_of_five.best == 2
 
 
@@ -113,7 +113,7 @@ def test_a_best_checkpoint_newer_than_those_left_is_told_as_gone(tmp_path: Path)
     checkpoint.remove(checkpoint.folder_of(run.checkpoint_folder, 2))
     with pytest.warns(
         UserWarning,
-        match=r"names step 2\. Its checkpoint is damaged or gone\. According to the newest checkpoint \(step 1\)",
+        match=r"names step 2\. Its checkpoint is damaged or missing\. According to the newest checkpoint \(step 1\)",
     ):
         assert run.best == 1
 

@@ -257,7 +257,7 @@ def test_one_run_can_be_ended(engine: Path, jobs: list[Job], tmp_path: Path) -> 
     sweep.end(jobs[1].path)
     assert calls(engine, "qdel") == [["18"]]
     assert "2 submitted jobs stay in the queue of sge" in sweep.stop()
-    assert "`qdel 17` ends that of fcn-2k-seed0" in sweep.stop()
+    assert "`qdel 17` ends the job of fcn-2k-seed0" in sweep.stop()
 
 
 def test_no_more_jobs_than_asked_for_are_in_the_queue(engine: Path, jobs: list[Job], tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ class Input:
     as_json: bool
 
     def table(self, curves: bool = False, lists_excluded: bool = False) -> Table:
-        """Read the table; print to stderr how it was read, and what was left out unless `lists_excluded`.
+        """Read the table, and print to stderr how it was read and which runs were left out.
 
-        `lists_excluded` says that the command lists what was left out.
+        With `lists_excluded`, the command lists them itself, and they are not printed here.
         """
         from matscale.cli.laws.text import excluded_text  # start-up: scipy
         from matscale.core.scaling.tables.baselines import read_baselines, with_baselines

@@ -190,7 +190,7 @@ def choose_next(table: Table, purpose: str, count: int, budget: float, law: str,
 def batch_text(batch: Batch) -> str:
     """Format the present uncertainty of the wanted number, and for each next run the uncertainty after it."""
     if batch.is_met:
-        return f"{batch.text}\nMet: no run is needed."
+        return f"{batch.text}\nThe purpose is met: no run is needed."
     rows = [["", "n", "d", "FLOPs", "then ±"]]
     rows += [
         [run.architecture, size(run.n), size(run.d), f"{run.flops:.3g}", f"{run.leaves:.2g}"] for run in batch.runs

@@ -130,7 +130,7 @@ def comparison_text(result: Comparison) -> str:
     lines += [f"note: {told}" for told in result.notes]
     for pair in result.pairs:
         lines += ["", *_pair(pair, result)]
-    lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]
+    lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss by the law, 95 %)"]
     lines += [
         f"  {k}. {rank.architecture}  {with_interval(rank.loss, rank.low, rank.high)}"
         + ("" if rank.is_law else f"  {result.by(rank)}")
@@ -185,11 +185,13 @@ def plan_text(plan: Plan, fit: Fit) -> str:
     if plan.proposals:
         lines.append("most telling next runs:")
         lines += [
-            f"  n = {size(p.n)} on d = {size(p.d)} ({size(p.flops)} FLOPs): takes away {p.gain:.0%} of the variance"
+            f"  n = {size(p.n)} on d = {size(p.d)} ({size(p.flops)} FLOPs): removes {p.gain:.0%} of the variance"
             for p in plan.proposals
         ]
     else:
-        lines.append("no next run is named: points without scatter, as from a formula, leave nothing to learn")
+        lines.append(
+            "no next run is proposed: the points have no scatter, as from a formula, so no run would reduce it"
+        )
     return "\n".join(lines)
 
 

@@ -129,7 +129,7 @@ def _table(
 
 
 def _groups(found: Evaluation, way: str) -> list[str]:
-    """Table of errors for one way of grouping: a row for each group and model. Of many groups, the largest are shown.
+    """Table of errors for one way of grouping: a row for each group and model. Only the largest groups are shown.
 
     Only the baseline with the lowest loss is shown."""
     best = sorted(found.baselines, key=lambda model: model.metrics.get("loss", float("inf")))[:1]

@@ -26,7 +26,7 @@ class ContractError(AssertionError):
 
 
 class MalformedOutputs(ContractError):
-    """Error for an architecture whose outputs have a wrong type, shape, dtype or device, so that no value counts."""
+    """Error for an architecture whose outputs have a wrong type, shape, dtype or device (values are not tested)."""
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class Flat:
 
         self.n_values += 1
         if self.n_values > MAX_VALUES or depth > MAX_DEPTH:
-            raise RefusedError(f"{name}: more than {MAX_VALUES} values, or more than {MAX_DEPTH} inside each other")
+            raise RefusedError(f"{name}: more than {MAX_VALUES} values, or more than {MAX_DEPTH} levels")
         value = unwrapped(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)

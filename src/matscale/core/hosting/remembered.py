@@ -19,18 +19,18 @@ from matscale.core.hosting.host import Host
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 STARTED = time.time_ns()
-"""Time [ns] when this process imported matscale; of files that changed later, it may run the text before."""
+"""Time [ns] when this process imported matscale. It may run the old text of files that changed later."""
 
 
 def remembered(file: Path, host: Host, ask: Callable[[], Any], is_whole: Callable[[Any], bool]) -> Any:
-    """Return what `ask` returns, values as of JSON; from `file` if nothing changed on which they may depend.
+    """Return the JSON values that `ask` returns, from `file` if everything on which they may depend is unchanged.
 
-    That is: the plugins with their versions, and which are blocked; Python, its search path and variables MATSCALE_*;
-    and, by size and time of change, all files that were imported for the answer, all files in the packages of plugins,
-    and the folders of the search path, in which packages are installed.
+    The values may depend on the plugins, their versions and which are blocked; on Python, its search path and variables
+    MATSCALE_*; and on the files that were imported for the answer, the files in the packages of plugins, and the
+    folders in which packages are installed. Files and folders are compared by size and time of change.
 
-    An answer is not kept if it is not `is_whole`, if a plugin failed or gave a warning, of which the next caller shall
-    hear as well, or if the file cannot be written.
+    An answer is not stored if `is_whole` returns False for it, if the file cannot be written, or if a plugin failed or
+    gave a warning, which the next caller must see, too.
     """
     state = _state(host)
     kept = _read(file)

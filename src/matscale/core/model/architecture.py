@@ -83,7 +83,7 @@ class Architecture:
     ladder: Callable[[int], Any]
     """Function (n_params) that returns the config with the nearest number of parameters. Only `dial` varies."""
     dial: str
-    """Hyperparameter that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
+    """Hyperparameter that the ladder varies, in a few words: "hidden channels (as many filters), 3 interactions"."""
     claims: frozenset[str] = frozenset()
     """Properties (`CLAIMS`) that hold for every config of the family.
 

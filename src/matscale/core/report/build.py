@@ -112,7 +112,8 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
     if analysis.mixed is not None:
         fit = analysis.mixed
         said = [words.sentence(fit), *words.apart(fit)]
-        yield Panel("groups", "laws", "Architectures about one law", laws_figures.offsets(fit), tuple(said))
+        title = "Deviations of architectures from one law"
+        yield Panel("groups", "laws", title, laws_figures.offsets(fit), tuple(said))
     for fit in analysis.fits:
         if fit.axes == ("n", "d"):
             said = [words.sentence(fit), *_refusals(analysis, "nd", "loss", fit.architecture)]

@@ -106,7 +106,7 @@ def run_cells(run: RunRecord) -> list[str]:
 
 
 def more(run: RunRecord) -> str:
-    """Facts of a run beside those of the table, as JSON: folder, learning rate, batch and configuration."""
+    """Facts of a run that the table does not show, as JSON: folder, learning rate, batch and configuration."""
     architecture = run.config.get("architecture") or {}
     config = architecture.get("config") or {}
     batch = (run.info.get("global_batch") or {}).get("structures")
@@ -161,7 +161,7 @@ class LeftOut:
 
 
 def left_out(analysis: Analysis) -> list[LeftOut]:
-    """Runs that were left out, by law and reason; those that no law uses come first."""
+    """Runs that were left out, by law and reason. The runs that every law leaves out come first."""
     seen = set(analysis.excluded)
     groups: list[tuple[str, Sequence[Excluded]]] = [("every law", analysis.excluded)]
     groups += [(f"{fit.architecture}, {fit.name}", [e for e in fit.excluded if e not in seen]) for fit in analysis.fits]

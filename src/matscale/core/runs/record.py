@@ -98,7 +98,7 @@ def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
 def _warn_of_pointer(root: Path, name: str, named: int | None, instead: str) -> None:
     path = root / name
     says = f"names step {named}" if named is not None else "cannot be read" if path.exists() else "is missing"
-    warnings.warn(f"{path}: {says}. {instead}; this is used.", stacklevel=3)
+    warnings.warn(f"{path}: {says}. {instead}, which is used here.", stacklevel=3)
 
 
 class Run:
@@ -265,7 +265,7 @@ class Run:
         is_known = newest is not None
         if newest is not None and known != named:
             told = "no step was validated yet" if known is None else f"the best was that of step {known}"
-            gone = "Its checkpoint is damaged or gone. " if named is not None and named > newest else ""
+            gone = "Its checkpoint is damaged or missing. " if named is not None and named > newest else ""
             if named is not None or known is not None or (root / "best").exists():
                 _warn_of_pointer(
                     root, "best", named, f"{gone}According to the newest checkpoint (step {newest}), {told}"
@@ -287,8 +287,8 @@ class Run:
         best = min(sound, key=lambda step: (losses.get(step, math.inf), -step))
         if named is not None or altered:
             warnings.warn(
-                f"{checkpoint.folder_of(root, named or best)}: the best checkpoint is damaged or gone; that of step "
-                f"{best} is taken in its place. {altered}".rstrip(),
+                f"{checkpoint.folder_of(root, named or best)}: the best checkpoint is damaged or missing. The "
+                f"checkpoint of step {best} is used instead. {altered}".rstrip(),
                 stacklevel=2,
             )
         return best

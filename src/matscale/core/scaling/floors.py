@@ -44,7 +44,7 @@ def not_excluded(p: float, points: str) -> list[Reason]:
         return []
     text = (
         f"the slope is that of this range: {points} do not exclude a floor of {MOST:.0%} of the smallest loss "
-        f"(p = {p:.2g}), below which the exponent would be larger"
+        f"(p = {p:.2g}); with it, the exponent would be larger"
     )
     return [Reason("i", text)]
 

@@ -29,7 +29,7 @@ HELD = {
     "s": ("n", "e"),
     "e": ("n", "d", "u", "s"),
 }
-"""All variables that must have one value each, in the order in which they are held, by the variable of the law."""
+"""Variables that are held constant, in this order, when the loss is fitted against the variable that is the key."""
 SEEDS = 0.1
 """Largest difference in ln c between seeds of one model; their structures differ in the number of atoms."""
 

@@ -27,7 +27,7 @@ Sizes = NDArray[np.int64]
 BEYOND = 5.0
 """Distance in standard deviations beyond which a run is an outlier among the runs of its size."""
 CHANCE = 0.005
-"""Share of tables without outliers in which some run is taken for an outlier."""
+"""Rate of false alarms: share of tables without outliers in which a run is taken for an outlier."""
 LEAST = 0.005
 """Least distance of an outlier from the other runs of its size, in ln loss."""
 NEIGHBOURS = np.arange(0.0, 0.95, 0.1)

@@ -152,8 +152,8 @@ def noise_notes(means: Means, spread: Spread) -> list[str]:
     if means.noise.slope * means.decades * np.log(10) > np.log(4) and not means.noise.is_even:
         factor = float(np.exp(0.5 * means.noise.slope * np.ptp(means.x[:, 0])))
         said.append(
-            f"seeds scatter {factor:.2g} times more at the largest size than at the smallest: fits weight sizes "
-            "accordingly"
+            f"losses of seeds scatter {factor:.2g} times more at the largest size than at the smallest: in fits, sizes "
+            "that scatter more have less weight"
         )
     return said
 

@@ -143,7 +143,7 @@ class Clock:
         return self._rate(kind, runs, spent) * sum(map(work, runs))
 
     def _between(self, runs: Sequence[PlannedRun], done: Sequence[PlannedRun]) -> float | None:
-        """Interpolate the seconds of `runs` between completed ones of their kind; None if a size lies outside."""
+        """Interpolate the seconds of `runs` between completed runs, `done`; None if a size lies outside them."""
         sizes = sorted({_parameters(run) for run in done})
         if not sizes or not all(sizes[0] <= _parameters(run) <= sizes[-1] for run in runs):
             return None

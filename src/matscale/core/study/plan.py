@@ -86,7 +86,7 @@ class StudyPlan:
     notes: list[str] = field(default_factory=list)
     """Notes on the plan, such as runs that were left out of the grid, with the reason."""
     there: dict[str, Path] = field(default_factory=dict)
-    """Run folders of an earlier sweep, by the end of their names, which is the first characters of the identity."""
+    """Run folders of an earlier sweep, by the last part of their names: the first characters of the run's identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
     """Number of training structures by the settings that determine it; splitting for every seed would take too long."""
 
@@ -387,7 +387,7 @@ def _doubtful_laws(study: Study) -> list[str]:
 
 
 def _by_law(result: StudyPlan, size: Size, lr_law: LRLaw, values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the learning rate that `lr_law` gives, and the batch size that it gives unless `values` set one."""
+    """Fill in the learning rate from `lr_law`, and, if `values` set no batch size, the batch size from it."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
     n, d = size.parameters[lr_law.parameters], None
     is_own = _section(values, "batch").get("structures") is not None

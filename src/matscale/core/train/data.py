@@ -127,7 +127,7 @@ class TrainingData:
     # Warnings for the user --------------------------------------------------------------------------------------------
 
     def warnings(self, info: DatasetInfo, references: References | None) -> Iterator[str]:
-        """Yield warnings about the data, such as elements without training structures and undetermined references.
+        """Yield warnings about the data, such as elements that only validation has, and undetermined references.
 
         `references` is None in pre-training.
         """
@@ -136,9 +136,9 @@ class TrainingData:
             chunks = np.array_split(self.validation, 1 + len(self.validation) // 8192)
             n = sum(int(self.dataset.composition(chunk)[:, unseen].any(axis=1).sum()) for chunk in chunks)
             yield (
-                f"Warning: {n:,} of {len(self.validation):,} validation structures hold elements without training "
-                f"structures: {', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, but "
-                "count in the errors."
+                f"Warning: {n:,} of {len(self.validation):,} validation structures have elements that are not in the "
+                f"training part: {', '.join(chemical_symbols[z] for z in unseen)}. The model cannot know "
+                "these elements, but the errors include these structures."
             )
         if references is not None:
             yield from _undetermined(references)

@@ -28,7 +28,7 @@ RANKINGS = ("forces", "energy", "stress")
 STEPS = 40
 """Largest number of steps at which the predictions for a structure are shown."""
 FOLLOWED = 4
-"""Largest number of structures whose predictions the run itself kept at every validation."""
+"""Largest number of structures whose predictions the run itself saved at every validation."""
 CHUNK = 16
 
 
@@ -164,7 +164,7 @@ def predicted(potential: Potential, evaluation: Evaluation, rows: Sequence[int])
 
 
 def _followed(model: Model, evaluation: Evaluation) -> list[int]:
-    """Rows of the structures whose predictions a run kept at every validation, if they are of this dataset."""
+    """Rows of the structures whose predictions the run saved at every validation; empty if it had another dataset."""
     assert model.run is not None
     path = model.run.path / GEOMETRIES
     if not is_own(model.run, evaluation.dataset) or not path.exists():
@@ -177,7 +177,7 @@ def _followed(model: Model, evaluation: Evaluation) -> list[int]:
 
 
 def _add_followed(model: Model, evaluation: Evaluation, shown: Sequence[Shown]) -> None:
-    """Add the predictions that a run kept at its validations."""
+    """Add the predictions that the run saved during training, at each validation."""
     assert model.run is not None
     by_row = {one.row: one for one in shown if one.row in _followed(model, evaluation)}
     if not by_row:

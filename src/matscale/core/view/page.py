@@ -109,7 +109,7 @@ def sentences(view: View) -> list[str]:
     others = f", {rest} chosen or followed in training" if rest else ""
     said.append(
         f"{head}This page holds {len(view.shown):,} of them: {worst} with the largest errors, {random} drawn at random"
-        f"{others}. The shading of the parity plots, the tables and the figures by group count all that were measured."
+        f"{others}. Tables, the shading of parity plots and figures by group use all measured structures."
     )
     return said
 

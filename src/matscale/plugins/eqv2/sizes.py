@@ -76,8 +76,8 @@ SIZES = {
 arXiv:2509.21811: 3,217 to 11,259,642. All with the published stress head."""
 
 DIAL = (
-    "all widths, layers and heads together, along the published ladder at lmax 4; feed-forward width as fine dial; "
-    "fewer Gaussians below 6,500 parameters"
+    "all widths, the layers and the heads grow together, as in the published sizes with lmax 4. Fine steps change the "
+    "feed-forward width; below 6,500 parameters, there are fewer Gaussians"
 )
 
 

@@ -15,7 +15,7 @@ __all__ = ["SIZES", "EqV3", "EqV3Config", "build", "graph", "ladder", "register_
 def claims(config: EqV3Config) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    Rotation is exact, since grids are chosen so that products of functions are. No model claims reflection: these
+    Rotation is exact, since the grids integrate products of functions exactly. No model claims reflection: these
     products, and convolutions on edges, distinguish left and right.
     """
     return config.claims(rotation=True)

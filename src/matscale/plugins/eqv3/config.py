@@ -61,7 +61,7 @@ class EqV3Config(sphere.SphereConfig):
     attention_drop: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of attention weights in the blocks; 0.1 in the published models with direct forces."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Probability that a block's contribution is left out for a structure; 0.05 in those models."""
+    """Probability that a structure leaves out the output of a block; 0.05 in published models with direct forces."""
     attention_epsilon: float = Field(default=1e-16, gt=0)
     """Number that is added to the sum over neighbours by which attention weights are divided."""
     mean_atoms: float = Field(default=1.0, gt=0)

@@ -66,8 +66,8 @@ and 30,333,409 parameters. Models of materials are published with a limit of 300
 within 6 Å; here they have no limit."""
 
 DIAL = (
-    "all widths, layers and heads together, through the published shape at lmax 4; feed-forward width and edge "
-    "channels as fine dials, Gaussians in small models"
+    "all widths, the layers and the heads grow together; the published model with lmax 4 is one of the sizes. Fine "
+    "steps change the feed-forward width and the edge channels, in small models the Gaussians"
 )
 
 

@@ -6,7 +6,7 @@ from matscale.plugin import closest, graded
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.model import build
 
-DIAL = "hidden channels (elements, orders and distances in proportion), 4 layers; Gaussians as fine dial"
+DIAL = "hidden channels (in proportion, those of elements, orders, distances), 4 layers; fine steps change Gaussians"
 
 LADDER_GAUSSIANS = 64
 """Number of Gaussians of a distance in the ladder. With 600, most weights of a small model would act on Gaussians."""

@@ -42,8 +42,8 @@ none: 6,261,249, 50,599,682 and 690,201,601 parameters.
 """
 
 DIAL = (
-    "all widths and layers together, through eSEN-30M-OAM at lmax 3; hidden and edge channels as fine dials, Gaussians "
-    "in small models"
+    "all widths and the layers grow together, with lmax 3; eSEN-30M-OAM is one of the sizes. Fine steps change the "
+    "hidden and edge channels, in small models the Gaussians"
 )
 
 

@@ -114,8 +114,8 @@ def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
     """Make edges symmetric: keep one edge of each pair of atoms and add its reverse; returns (edges, swap [n]).
 
     A rule of nearest neighbours may find a pair from one side only. Published models keep edges found from the atom
-    with the larger number and drop the others; of an atom's own images, they keep those whose first nonzero shift is
-    below or above zero, as `image_kept` says. `swap` is the index of the reverse of each edge.
+    with the larger number and drop the others. From an atom to its own images, they keep the edges whose first nonzero
+    shift is below or above zero, as `image_kept` says. `swap` is the index of the reverse of each edge.
     """
     own = links.source == links.target
     kept = _is_negative(links.shift if image_kept == "below" else -links.shift)

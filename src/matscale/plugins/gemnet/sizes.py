@@ -54,7 +54,7 @@ SIZES = {
 }
 """fairchem's OC20 models: 31,671,808, 38,864,384 and 216,408,064 parameters, and 17, 54 and 80 scale factors."""
 
-DIAL = "equally many atom and edge channels, 3 blocks; below 128 with fewer Gaussians, whose number is the fine dial"
+DIAL = "as many atom as edge channels, 3 blocks; fine steps change the number of Gaussians, below 128 channels"
 
 
 def at_width(width: int) -> GemNetConfig:

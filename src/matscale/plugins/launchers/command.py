@@ -89,7 +89,7 @@ class CommandOptions(Config):
     """Table `[command]` of a study file: a preset, and the keys that differ from it."""
 
     preset: str | None = None
-    """Engine whose commands are used for keys that are not given: sge, pbs, lsf, flux, hq or hyperqueue."""
+    """Engine whose commands fill the keys that are not given here: sge, pbs, lsf, flux, hq or hyperqueue."""
     submit: Template
     """Command that submits a job: {script}, {scripts} or {line}; {name}, {run}, {log}, {options}."""
     id: Expression = r"^(\d+)"
@@ -105,7 +105,7 @@ class CommandOptions(Config):
     running: Expression | None = None
     """Regular expression of the states of running jobs; None: a job runs while its run is locked."""
     done: Expression | None = None
-    """Regular expression of the states of jobs that have ended; those that are not listed have ended, too."""
+    """Regular expression of the states of jobs that have ended. A job that is not listed has ended, too."""
     failed: Expression | None = None
     """Regular expression of the states of jobs that will never run; they are cancelled."""
     cancelled: Expression | None = None
@@ -156,8 +156,8 @@ class CommandOptions(Config):
         wanted = fields(self.submit)
         if len(wanted & {"script", "scripts", "line"}) != 1:
             raise ValueError(
-                "submit needs the field {script}, {scripts} if it takes many at once, or {line} if it passes its words "
-                "to a shell: what the job runs"
+                "submit needs one field for what the job runs: {script}; or {scripts}, if it takes several at once; or "
+                "{line}, if it passes its words to a shell"
             )
         if "scripts" in wanted and (alone := sorted(wanted & {"name", "run", "log"})):
             raise ValueError(f"submit has {{scripts}} of many runs, but {{{alone[0]}}} belongs to one run")
@@ -247,7 +247,7 @@ class CommandPool(BatchPool):
         ends = shlex.join(filled(self.options.cancel, self._given({"id": self._ids[path]})))
         return (
             f"{len(self._alive)} submitted jobs stay in the queue of {self.engine}; their numbers are in {LEDGER} of "
-            f"the run folders. `{ends}` ends that of {path.name}."
+            f"the run folders. `{ends}` ends the job of {path.name}."
         )
 
     def end(self, path: Path) -> None:
@@ -298,7 +298,7 @@ class CommandPool(BatchPool):
         numbers = [match[1] for match in re.finditer(self.options.id, output, flags=re.M)][: len(jobs)]
         if len(numbers) < len(jobs) or not all(number and _is_word(number) for number in numbers):
             raise MatscaleError(
-                f"{self.engine} printed {output.strip()[:200]!r} when {runs} was submitted, in which id = "
+                f"{self.engine} printed {output.strip()[:200]!r} when {runs} was submitted. The expression id = "
                 f"{self.options.id!r} finds {len(numbers)} job numbers of letters, digits and .:@-. Correct id in "
                 f"[{self.name}] of the study file, and cancel the job if it was submitted."
             )
@@ -407,8 +407,8 @@ def _ledgers(study: Path, engine: str) -> Iterable[tuple[Path, str]]:
 
 
 TRAPS = """\
-# Of TERM the training hears by itself, as all processes of a job do. USR2, which Grid Engine and LSF send before they
-# end a job, would kill it: it is kept from the training, and the shell passes it on as TERM.
+# TERM reaches the training directly, like all processes of a job. Grid Engine and LSF send USR2 before they end a job.
+# USR2 would kill the training, so the shell receives it and sends TERM to the training.
 child=
 trap 'signalled=1' TERM USR1
 trap 'signalled=1; [ -z "$child" ] || kill -TERM "$child"' USR2"""
@@ -419,7 +419,7 @@ def script(options: CommandOptions, run: Path) -> str:
     cores = [] if options.cores is None else batch.threads(f"${{{options.cores}:-1}}", options.processes)
     guarded = [f'if [ -n "${{{options.cores}:-}}" ]; then', *(f"  {line}" for line in cores), "fi"] if cores else []
     return batch.script(
-        ["# Written by `matscale sweep`; run by hand it trains here."],
+        ["# Written by `matscale sweep`. If you run it by hand, it trains on this machine."],
         run=shlex.quote(str(run)),
         told=f'"Job of {options.preset or "command"} on $(hostname)"',
         setup=[*guarded, *options.setup],

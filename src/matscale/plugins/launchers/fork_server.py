@@ -70,7 +70,7 @@ class ForkServer:
         while select.select([self._socket], [], [], 0)[0]:
             text = self._socket.recv(LARGEST)
             if not text:
-                raise ConnectionResetError("the fork server is gone")
+                raise ConnectionResetError("the fork server has ended")
             message = json.loads(text)
             found.append((Path(message["path"]), message.get("code"), message.get("error", "")))
         return found

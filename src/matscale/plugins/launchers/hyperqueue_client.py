@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Answered(Exception):
-    """Exception that ends the package's wait for the end of jobs at its first answer, which has their states."""
+    """Exception that stops the package from waiting for jobs to end, at the first answer, which has their states."""
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def cancelled(server: str, job: str) -> list[str]:
         if shutil.which("hq") is None:
             sys.exit("Only the program hq can cancel jobs of HyperQueue, and it is not on the PATH.")
         os.execvp("hq", ["hq", "job", "cancel", number])
-    return [f"{job}: its server is gone, and the job with it"]
+    return [f"{job}: its server has ended, and so has the job"]
 
 
 if __name__ == "__main__":

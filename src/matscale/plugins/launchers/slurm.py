@@ -176,13 +176,13 @@ def register_launchers() -> list[Launcher]:
 
 
 TRAPS = """\
-# Before the time is up Slurm sends USR1 to this shell alone; of TERM (scancel) the program hears by itself.
+# Before the time limit, Slurm sends USR1 to this shell only. TERM (from scancel) reaches the program directly.
 asked= child=
 trap '[ "$asked" = cancelled ] || asked=time; signalled=1; [ -z "$child" ] || kill -USR1 "$child"' USR1
 trap 'asked=cancelled; signalled=1' TERM"""
 
 AFTER = f"""
-# Stopped before it was done: back into the queue, unless somebody cancelled it or it ended with an error of its own.
+# If it stopped before it was done, it goes back into the queue, unless it was cancelled or failed by its own error.
 case $code in
   0 | 2 | 3 | 4) again= ;;
   5) again=yes ;;
@@ -197,7 +197,7 @@ fi
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     """Write the script for `n` runs, whose folders are the lines of the file `listed`."""
     processes = _processes(options)
-    note = "# Written by `matscale sweep`; `sbatch` of it by hand does the same."
+    note = "# Written by `matscale sweep`. You can also submit it by hand, with sbatch."
     return batch.script(
         [*(f"#SBATCH {option}" for option in _directives(options, name, n)), note],
         run=f'$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(listed))})',

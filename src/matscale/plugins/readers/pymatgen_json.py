@@ -54,7 +54,7 @@ def _entries(path: Path) -> Iterator[Any]:
         while (mark := _NEXT.match(text, end)) is not None and mark[1] == ("," if number else "["):
             entry, end = decoder.raw_decode(text, mark.end())
             size = end - mark.end()
-            too_long = f"it has {bytes_as_text(size)}; more are allowed by --limit structure=..."
+            too_long = f"it has {bytes_as_text(size)}, which is above the limit. Raise the limit: --limit structure=..."
             yield entry if size <= most else Unusable("too long", too_long)
             number += 1
         if mark is None or mark[1] != "]":

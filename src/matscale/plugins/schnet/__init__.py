@@ -41,7 +41,7 @@ def register_architectures() -> list[Architecture]:
             config=SchNetConfig,
             build=build,
             ladder=ladder,
-            dial="hidden channels (filters alike), 3 interactions",
+            dial="hidden channels (as many filters), 3 interactions",
             claims_for=claims_for,
             forces="gradient",
             graph=graph,

@@ -48,7 +48,7 @@ def test_parts_that_are_missing_are_named_and_those_that_are_done_stay(source: P
     pack_part([source], out, 2, 4, **SMALL)
     with pytest.raises(DataError, match=r"not all parts are complete\. Pack again with --part 1/4, 3/4, 4/4"):
         join_parts(out)
-    with pytest.raises(DataError, match="holds parts of other files, or with other options"):
+    with pytest.raises(DataError, match="its parts are of other files, or have other options"):
         pack_part([source], out, 1, 4, filter=["n_atoms<5"], **SMALL)
     for part in (1, 3, 4):
         pack_part([source], out, part, 4, **SMALL)

@@ -175,7 +175,7 @@ def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
 
 
 def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
-    """Find the files at and below `paths`. Returns those to read, with their readers, and those no reader knows.
+    """Find the files at and below `paths`: the files to read, with their readers, and the files that no reader knows.
 
     A folder stands for all files in and below it that a reader knows, sorted by name. Hidden files, notes, licences,
     checksums and the like are not listed among the unknown files. Raises DataError for a path that does not exist, a
@@ -204,8 +204,8 @@ def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
     found, passed = [], []
     for path in sorted(_visible(folder)):
         try:
-            if not path.is_file():  # a broken link, or a link to a folder
-                raise DataError(f"{path}: is not followed.")
+            if not path.is_file():
+                raise DataError(f"{path}: is a broken link, or a link to a folder.")
             found.append((path, reader_of(path)))
         except DataError:
             if not _is_side_file(path.name):

@@ -62,7 +62,7 @@ class PackOptions(TypedDict, total=False):
     keys: Keys | None
     """Names and units of labels in the files."""
     strict: bool
-    """Whether an error is raised for whatever cannot be used."""
+    """Whether a structure or file that cannot be used raises an error."""
     precision: str
     """`float64` or `float32`, of positions and forces."""
     task_size: int
@@ -310,7 +310,7 @@ def _prepared(out: Path, fingerprint: str) -> Iterator[Path | None]:
             return
         parts = out / PARTS
         if (parts / ORDER).exists() and (parts / "recipe").read_text() != fingerprint:
-            raise DataError(f"{out}: holds parts of other files, or with other options. Choose another folder.")
+            raise DataError(f"{out}: its parts are of other files, or have other options. Choose another folder.")
         _begin_parts(out, parts, parts / "recipe", fingerprint)
         yield parts
 

@@ -87,8 +87,8 @@ def _free_energy(structure: Structure, key: str) -> list[str]:
             if differs:
                 other = name.removeprefix(CALCULATOR)
                 return [
-                    f"energy: {key} was taken, {other} differs (smearing: forces belong to the free energy); "
-                    f"--key energy={other} takes that one"
+                    f"energy: {key} is used, and {other} differs (with smearing, forces belong to the free energy). To "
+                    f"use {other}: --key energy={other}"
                 ]
     return []
 

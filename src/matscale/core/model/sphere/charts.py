@@ -67,7 +67,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Select the edges that lie in a slice of all edges, and number them from its start; None if there are none."""
+        """Passage of the edges that lie in the slice `edges`, numbered from its start; None if there are none."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None

@@ -111,10 +111,10 @@ class Adaptive:
         )
         known = batch.text if batch else "nothing yet"
         if batch is not None and batch.is_met:
-            return True, f"{known}. Met, with {len(proposed)} proposed runs."
+            return True, f"{known}. The purpose is met, with {len(proposed)} proposed runs."
         if not chosen:
             why = "no run of the grid is left" if not free else f"the budget has {max(left, 0):.3g} FLOPs left"
-            return True, f"{known}. Not met: {why}."
+            return True, f"{known}. The purpose is not met: {why}."
         self._write_down([offer.run.name for offer in chosen], known)
         return False, f"{known}; {len(chosen)} more for {sum(offer.flops for offer in chosen):.3g} FLOPs"
 

@@ -76,7 +76,7 @@ class Comparison:
         return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
 
     def by(self, rank: Rank) -> str:
-        """Remark on a place of the ranking whose loss follows from no law; empty for a law."""
+        """Remark on an architecture in the ranking that has no law; empty if it has one."""
         if rank.is_law:
             return ""
         fit = self.fits[rank.architecture]

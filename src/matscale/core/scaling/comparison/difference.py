@@ -133,7 +133,7 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
 
 
 def _local(fits: Sequence[Fit]) -> str:
-    """Note for a pair of which some exponent is only a slope over a range; empty if both are exponents of laws."""
+    """Note on a pair if an exponent of it is only a slope over a range; empty if both are exponents of laws."""
     slopes = " and ".join(fit.architecture for fit in fits if not fit.is_law and fit.law.floor is None)
     slices = [fit for fit in fits if not fit.is_law and fit.law.floor is not None]
     told = [f"slopes over these ranges: a floor cannot be excluded for {slopes}"] if slopes else []

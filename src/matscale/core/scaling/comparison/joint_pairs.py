@@ -100,8 +100,8 @@ def compared(pair: Pair, joints: Mapping[str, Fit | None], fits: Mapping[str, Fi
     """
     sides = {name: joints[name] for name in (pair.first, pair.second)}
     floored = [joint for joint in sides.values() if joint is not None and joint.shows_floor]
-    told = " and ".join(f"{one.architecture} a floor of {one.told(one.law.floor or '')}" for one in floored)
-    why = f"slopes of slices are local, since the joint law {floored[0].law.name} shows for {told}" if floored else ""
+    told = " and ".join(f"{one.told(one.law.floor or '')} for {one.architecture}" for one in floored)
+    why = f"slopes of slices are local, since the joint law {floored[0].law.name} has a floor: {told}" if told else ""
     first, second = sides.values()
     if first is not None and second is not None and first.is_law and second.is_law:
         if not floored and all(fits[name].verdict != LOCAL_SLOPE for name in sides):

@@ -24,7 +24,7 @@ from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size
 
 CHANCE = 0.05
-"""Share of sweeps without a fault in which the check reports some size."""
+"""Rate of false alarms: share of sweeps without a fault in which the check reports a size."""
 HALVES = ((BEGIN, 0.5), (0.5, 1.0))
 LATEST = 1 / 3
 """Share of a run by which its first validation must have been made."""

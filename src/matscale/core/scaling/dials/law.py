@@ -47,7 +47,7 @@ class DialLaw:
     optima: tuple[Optimum, ...]
     """Best values of the sizes that the law was fitted to"""
     scatter: float
-    """Standard deviation of ln of the best values about the law; NaN without a degree of freedom"""
+    """Standard deviation of ln of the best values about the law; NaN if there are no degrees of freedom"""
 
     def value(self, sizes: Mapping[str, float]) -> float:
         """Best value of the hyperparameter that the law gives for a size {axis: value}."""
@@ -154,7 +154,7 @@ class _Line:
     freedom: int
     n_sizes: int
     error: float
-    """Standard deviation of the best value of a new size about the law; 0 without a degree of freedom"""
+    """Standard deviation about the law of the best value for a new size; 0 if there are no degrees of freedom"""
     squares: float
 
     @classmethod

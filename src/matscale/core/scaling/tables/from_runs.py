@@ -264,7 +264,7 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _of_dataset(dataset: Mapping[str, Any]) -> int:
-    """Number of training structures that a run could have: those of its dataset that are not for validation."""
+    """Number of structures of the run's dataset that are not for validation, and so could be for training."""
     train = int(dataset["train"])
     if "structures" not in dataset or "validation" not in dataset:
         return train

@@ -164,7 +164,7 @@ def _in_order_of_the_file(rows: Sequence[Row], choice: ColumnChoice) -> list[str
             row["run"] = f"{name} {_label(row, choice)}" if shared[name] > 1 else name
             row["step"] = float(k)
     told = _told(groups, _measured(named), f"of one {choice.names['run']}").removesuffix("the last step of each counts")
-    return [f"{told}no column is the step, so the last row of each in the file counts"]
+    return [f"{told}no column is the step, so the last row of each run in the file is used"]
 
 
 def _short(rows: Sequence[Row]) -> list[str]:
@@ -379,9 +379,7 @@ def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice
         told.append(_told(groups, measured, f"of one {choice.names['run']}"))
     if several:
         apart = [k for k in (*IDENTITY, *AXES) if k in choice.names]
-        told.append(
-            f"{choice.names['run']} is the same in runs that differ in {', '.join(apart)}: these separate the runs"
-        )
+        told.append(f"several runs have the same {choice.names['run']}; they are told apart by {', '.join(apart)}")
         for row in rows:
             if _by("run")(row) in several:
                 row["run"] = f"{row['run']} {_label(row, choice)}"

@@ -41,9 +41,9 @@ class Numerals:
     """
 
     decimal: dict[str, Cell] = field(default_factory=dict)
-    """A cell for each mark, in which the mark can only be the decimal mark"""
+    """For each mark, a cell that shows that it is the decimal mark"""
     thousands: dict[str, Cell] = field(default_factory=dict)
-    """A cell for each mark, in which the mark can only separate thousands"""
+    """For each mark, a cell that shows that it separates thousands"""
     grouped: set[tuple[str, str]] = field(default_factory=set)
     """(column, mark between thousands)"""
 

@@ -133,7 +133,7 @@ def _has_numbers(line: str) -> bool:
 def _separator(path: Path, header: str, body: Sequence[str]) -> str:
     """Separator between cells: the character that divides most rows into as many cells as the header has.
 
-    Of several such characters, the one that gives most cells is taken.
+    If there are several, the character that gives most cells is chosen.
     """
 
     def count(line: str, by: str) -> int:

@@ -73,7 +73,7 @@ class Source:
     def continued(self, setup: Setup) -> Setup:
         """Replace the references, scales and dataset facts of `setup` by those of the other run.
 
-        If the other run was pre-trained, only the facts are replaced. The elements stay those of the new data. Without
+        If the other run was pre-trained, only the facts are replaced. The elements are those of the new data. Without
         `partial`, raises ConfigError for elements that the other run has not seen.
         """
         known = set(self.potential.elements)

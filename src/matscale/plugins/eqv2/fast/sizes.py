@@ -42,11 +42,11 @@ class AtOnce(NamedTuple):
     """Numbers of edges that are computed together, in each part of the edge function."""
 
     chunk: int
-    """Edges in a chunk of the convolutions."""
+    """Number of edges in a chunk of the convolutions."""
     grid: int
-    """Edges on the grid at a time."""
+    """Number of edges whose values on the grid are computed together."""
     turn: int
-    """Edges whose coefficients are rotated at a time."""
+    """Number of edges whose coefficients are rotated together."""
 
     @classmethod
     def of(cls, edges: SortedEdges, shape: EdgeFunctionSizes, like: Tensor) -> AtOnce:

@@ -99,7 +99,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
 
 
 def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop cutoffs and limits of interactions that are switched off, which fairchem ignores."""
+    """Drop the cutoffs and limits that fairchem ignores, since their interactions are switched off."""
     of_pairs = given.get("atom_edge_interaction") or given.get("edge_atom_interaction")
     used = {
         "quadruplets": given.get("quad_interaction"),

@@ -17,7 +17,7 @@ from matscale.core.errors import ConfigError
 MOST_PARTS = 20_000
 """Largest number of layers and weight arrays of one model; the largest published models have some thousands."""
 LARGE = 500
-"""Largest integer of a configuration with which a model is built without counting its parts first."""
+"""Limit on the integers of a configuration. If one is larger, the parts of the model are counted before it is built."""
 _OF_MEMORY = (
     "allocate memory",
     "out of memory",

@@ -58,7 +58,9 @@ def test_a_run_that_is_kept_is_whole_and_knows_its_place_in_the_study() -> None:
         info, config = read_info(folder), read_toml(folder / "config.toml")
         assert (changed_config(folder, info, config), changed_rows(folder, info)) == ("", "")
         assert not Path(info["dataset"]["path"]).is_absolute()
-        assert identity(TrainConfig.parse(config), info["dataset"]["hash"]) == info["labels"]["identity"]
+        start = config.get("start", {}).get("run")
+        trunk = None if start is None else read_info(ROOT / start)["labels"]["identity"]
+        assert identity(TrainConfig.parse(config), info["dataset"]["hash"], trunk) == info["labels"]["identity"]
 
 
 def test_what_is_kept_of_the_studies_is_small() -> None:

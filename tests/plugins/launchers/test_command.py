@@ -385,7 +385,7 @@ def test_a_second_job_of_a_run_that_is_being_trained_leaves_it_alone(jobs: list[
         ({}, "there is no submit, state, states, queued, cancel. Set preset = one of sge, pbs, lsf"),
         ({"preset": "sgee"}, "preset = 'sgee': there is no such preset. Presets: sge, pbs"),
         ({"preset": 3}, "preset = 3"),
-        ({"preset": "sge", "submit": "qsub job.sh"}, r"submit needs the field \{script\}"),
+        ({"preset": "sge", "submit": "qsub job.sh"}, r"submit needs one field for what the job runs: \{script\}"),
         (
             {"preset": "sge", "submit": "qsub {script} {queue}"},
             r"submit has the unknown field \{queue\}. Fields of submit",

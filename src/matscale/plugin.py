@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from matscale.core.model.architecture import count_parameters as count_parameters
     from matscale.core.model.architecture import graded as graded
     from matscale.core.model.architecture import steps_between as steps_between
+    from matscale.core.model.attention import attention_kept as attention_kept
+    from matscale.core.model.attention import hand_attention as hand_attention
+    from matscale.core.model.attention import is_attention_wanted as is_attention_wanted
     from matscale.core.model.isolation import isolation as isolation
     from matscale.core.model.layers.elements import check_batch_elements as check_batch_elements
     from matscale.core.model.layers.elements import check_data_elements as check_data_elements
@@ -166,6 +169,7 @@ __all__ = [
     "Unusable",
     "__version__",
     "amplitudes",
+    "attention_kept",
     "best_of",
     "bytes_as_text",
     "check_batch_elements",
@@ -182,9 +186,11 @@ __all__ = [
     "from_ase",
     "full_precision",
     "graded",
+    "hand_attention",
     "head_widths",
     "hookimpl",
     "host",
+    "is_attention_wanted",
     "is_counted",
     "is_plain_wanted",
     "is_reference_path_wanted",
@@ -267,6 +273,9 @@ _LAZY = {
     "sphere": "matscale.core.model:sphere",
     "LinearRows": "matscale.core.model.layers.linear_rows:LinearRows",
     "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
+    "attention_kept": "matscale.core.model.attention:attention_kept",
+    "hand_attention": "matscale.core.model.attention:hand_attention",
+    "is_attention_wanted": "matscale.core.model.attention:is_attention_wanted",
     "Scoped": "matscale.core.scoped:Scoped",
     "is_counted": "matscale.core.model.reference_path:is_counted",
     "is_reference_path_wanted": "matscale.core.model.reference_path:is_reference_path_wanted",

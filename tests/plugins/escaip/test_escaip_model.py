@@ -16,6 +16,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import DatasetInfo, count_parameters
+from matscale.core.model.attention import attention_kept
 from matscale.core.model.reference_path import reference_path
 from matscale.plugins.escaip import SIZES, EScAIP, EScAIPConfig, build, graph
 from matscale.plugins.escaip.layout import soft_rank
@@ -133,6 +134,42 @@ def test_attention_is_that_with_spherical_harmonics() -> None:
     ours, theirs = attention._weights(q, k, layout), logits.softmax(-1)
     used = layout.is_used[:, None, :, None].expand_as(ours)  # rows of padding are read by nobody
     assert_close(ours[used], theirs[used], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_weights_that_are_handed_out_give_the_output_of_an_atom(forces: str) -> None:
+    model, given, found = made(forces=forces), [], []
+    for block in model.blocks:
+        block.attention.value.register_forward_hook(lambda module, into, out: given.append(out))
+        block.attention.out.register_forward_pre_hook(lambda module, into: found.append(into[0][:, 0]))
+    batch = batch_for(model)
+    plain = model(batch).energy
+    given.clear(), found.clear()
+    with attention_kept() as layers:
+        assert torch.equal(model(batch).energy, plain)
+    is_used = model.make_layout(batch, is_full=False).is_used
+    assert len(layers) == len(found) == 2
+    for layer, values, expected in zip(layers, given, found):
+        of_pairs = values[is_used].unflatten(-1, (2, -1))  # [n_pairs, n_heads, D]
+        mixed = torch.zeros(5, *of_pairs.shape[1:]).double()
+        mixed.index_add_(0, layer.query, layer.weights.T[..., None] * of_pairs)
+        assert_close(mixed.flatten(1), expected, rtol=0, atol=1e-10)
+
+
+def test_weights_are_handed_out_with_the_vector_to_the_image_of_the_neighbour() -> None:
+    model = made()
+    batch = batch_for(model)
+    with attention_kept() as layers:
+        model(batch)
+    [layer, _] = layers
+    j, i = batch.edges()
+    edges = torch.cat([torch.stack([i, j], 1).double(), batch.edge_vec()], 1)
+    pairs = torch.cat([torch.stack([layer.query, layer.key], 1).double(), layer.vector], 1)
+    is_self = layer.vector.norm(dim=1) == 0
+    assert torch.equal(layer.query[is_self], torch.arange(5))
+    assert torch.equal(layer.key[is_self], torch.arange(5))
+    apart = (pairs[~is_self, None] - edges).abs().amax(-1)
+    assert apart.amin(1).max() < 1e-9
 
 
 def test_the_order_of_an_atom_is_the_length_of_its_mean_harmonics() -> None:

@@ -16,10 +16,17 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.hosting.host import get
 from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.attention import attention_kept
 from matscale.core.model.layers.padding import Padding
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.setup import resolved
-from matscale.plugins.transformer.periodic import PairGeometry, PeriodicTransformer, PeriodicTransformerConfig
+from matscale.plugins.transformer.periodic import (
+    PairGeometry,
+    Pairs,
+    PeriodicLayer,
+    PeriodicTransformer,
+    PeriodicTransformerConfig,
+)
 
 CUTOFF, N_RADIAL = 4.0, 6
 
@@ -109,14 +116,28 @@ def test_rotation_is_not_built_in() -> None:
     assert (a - b).abs() > 1e-3 * a.abs()
 
 
-def test_attention_sums_to_one_and_is_what_predictions_come_from() -> None:
-    model = model_of()
+def test_weights_that_are_handed_out_give_the_output_of_the_layer() -> None:
+    model, inputs, outputs = model_of(), [], []
+    look = PeriodicLayer._look
+
+    def heard(layer: PeriodicLayer, x: torch.Tensor, padding: Padding, pairs: Pairs) -> tuple:
+        inputs.append(layer._queries_keys_values(x, padding)[2])
+        outputs.append(look(layer, x, padding, pairs))
+        return outputs[-1]
+
     data = collate([crystal(), metal(), atom()], Graph.radius(4.0), torch.float64)
-    shown = model.with_attention(data)
-    weights, mask = shown.extras["attention"], data.dense().mask
-    assert weights.shape == (2, 3, 2, 4, 4)
-    assert_close(weights.sum(-1), mask[None, :, None, :].expand(2, 3, 2, 4).double())
-    assert_close(shown.forces, model(data).forces)
+    plain = model(data)
+    with pytest.MonkeyPatch.context() as patch, attention_kept() as layers:
+        patch.setattr(PeriodicLayer, "_look", heard)
+        shown = model(data)
+    assert torch.equal(shown.forces, plain.forces)
+    assert len(layers) == len(outputs) == 2
+    for layer, padded, (expected, _) in zip(layers, inputs, outputs):
+        assert layer.weights.shape == (2, 16 + 1 + 1)  # pairs of atoms, none of padding
+        values = Padding.of(data).flat(padded.transpose(1, 2))[layer.key]  # [n_pairs, n_heads, D_h]
+        mixed = torch.zeros(data.n_atoms, *values.shape[1:]).double()
+        mixed.index_add_(0, layer.query, layer.weights.T[..., None] * values)
+        assert_close(mixed.flatten(1), expected, rtol=0, atol=1e-10)
 
 
 def test_embeddings_are_what_the_heads_read() -> None:

@@ -14,7 +14,10 @@ from matscale.core.data.neighbors import collate
 from matscale.core.errors import ConfigError
 from matscale.core.flops import measure_step_flops
 from matscale.core.model.architecture import Architecture, DatasetInfo, count_parameters
+from matscale.core.model.attention import attention_kept
+from matscale.core.model.layers.padding import Padding
 from matscale.plugins.transformer import register_architectures as register
+from matscale.plugins.transformer.encoder import EncoderLayer
 from matscale.plugins.transformer.plain import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
 
 COUNTS = [17_770, 155_146, 205_130, 432_810, 942_730, 2_509_386, 2_954_250, 5_200_010, 9_309_514]
@@ -63,22 +66,46 @@ def test_only_summed_inputs_depend_on_the_order_of_the_atoms(inputs: str, depend
     assert bool((a - b).abs() > 1e-3 * a.abs()) is depends
 
 
-def test_attention_is_a_distribution_over_the_atoms_of_the_structure(batch: AtomicBatch) -> None:
-    model = model_of(small())
-    weights = model.with_attention(batch).extras["attention"]
-    assert weights.shape == (2, 3, 2, 4, 4)
-    mask = batch.dense().mask  # [n_structures, max_atoms]
-    torch.testing.assert_close(weights.sum(-1), mask[None, :, None, :].expand(2, 3, 2, 4).double())
-    assert (weights[..., ~mask[1]][:, 1] == 0).all()  # the one-atom cell: nobody attends to its padding
-    assert (weights[:, 1, :, 0, 0] == 1).all()
-    assert weights[:, 0].std() > 0
+def test_padding_is_no_pair_of_attention(batch: AtomicBatch) -> None:
+    with attention_kept() as layers:
+        model_of(small())(batch)
+    assert len(layers) == 2
+    for layer in layers:
+        counts = batch.atoms_per_structure
+        assert layer.weights.shape == (2, int((counts**2).sum()))
+        assert torch.equal(batch.batch[layer.query], batch.batch[layer.key])
+        single = layer.weights[:, batch.batch[layer.query] == 1]  # the cell with one atom
+        torch.testing.assert_close(single, torch.ones(2, 1).double())
+        assert layer.weights.std() > 0
 
 
-def test_predictions_come_from_the_attention_that_is_shown(batch: AtomicBatch) -> None:
+def test_weights_that_are_handed_out_give_the_output_of_the_layer(batch: AtomicBatch) -> None:
+    model, inputs, outputs = model_of(small()), [], []
+    attend = EncoderLayer._attend
+
+    def heard(layer: EncoderLayer, x: torch.Tensor, padding: Padding) -> torch.Tensor:
+        inputs.append(layer._queries_keys_values(x, padding)[2])
+        outputs.append(attend(layer, x, padding))
+        return outputs[-1]
+
+    with pytest.MonkeyPatch.context() as patch, attention_kept() as layers:
+        patch.setattr(EncoderLayer, "_attend", heard)
+        model(batch)
+    assert len(layers) == len(outputs) == 2
+    for layer, padded, expected in zip(layers, inputs, outputs):
+        values = Padding.of(batch).flat(padded.transpose(1, 2))[layer.key]  # [n_pairs, n_heads, D_h]
+        mixed = torch.zeros(batch.n_atoms, *values.shape[1:]).double()
+        mixed.index_add_(0, layer.query, layer.weights.T[..., None] * values)
+        torch.testing.assert_close(mixed.flatten(1), expected, rtol=0, atol=1e-10)
+
+
+def test_predictions_are_the_same_to_the_last_bit_while_weights_are_handed_out(batch: AtomicBatch) -> None:
     model = model_of(small())
-    plain, shown = model(batch), model.with_attention(batch)
+    plain = model(batch)
+    with attention_kept():
+        shown = model(batch)
     for name in ("energy", "forces", "stress"):
-        torch.testing.assert_close(getattr(shown, name), getattr(plain, name), rtol=1e-12, atol=1e-12)
+        assert torch.equal(getattr(shown, name), getattr(plain, name))
 
 
 def test_atoms_of_other_structures_are_not_attended_to(batch: AtomicBatch) -> None:

@@ -28,6 +28,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.errors import DataError
 from matscale.core.flops import count_step
 from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.attention import attention_kept
 from matscale.core.model.outputs import Outputs
 
 
@@ -141,6 +142,36 @@ def embeddings(subject: Subject) -> None:
     require(found.isfinite().all(), "embeddings of ordinary structures are not finite.")
     require_equal(torch.cat(alone), found, subject.tolerance, "embeddings alone and in a batch")
     require((alone[1] - moved).abs().max() > 1e-9, "moving the atoms does not change their embeddings.")
+
+
+@register("attention", lambda subject: None if subject.architecture.shows_attention else "hands out no attention")
+def attention(subject: Subject) -> None:
+    """Attention weights are distributions over keys of the same structure, equal alone and in a batch."""
+    batch = subject.batch(slab(), crystal(), molecule(), atom())
+    with attention_kept() as layers:
+        shown = subject.evaluate(batch)
+    subject.require_same(shown, subject.evaluate(batch), "outputs while attention weights are handed out")
+    require(len(layers) > 0, "no layer hands out attention weights: call hand_attention, or leave out shows_attention.")
+    alone = []
+    for member in batch.split():
+        with attention_kept() as own:
+            subject.evaluate(member)
+        alone.append(own)
+    for k, layer in enumerate(layers):
+        weights, n_pairs = layer.weights, len(layer.query)
+        require(
+            weights.dim() == 2 and weights.shape[1] == len(layer.key) == n_pairs,
+            f"layer {k} hands out weights {list(weights.shape)} for {n_pairs} queries, not [n_heads, n_pairs].",
+        )
+        require((batch.batch[layer.query] == batch.batch[layer.key]).all(), f"layer {k} attends to other structures.")
+        require((weights >= 0).all(), f"layer {k} hands out negative weights.")
+        total = weights.new_zeros(len(weights), batch.n_atoms).index_add(1, layer.query, weights)
+        require_equal(total, torch.ones_like(total), subject.tolerance, f"sums of weights of layer {k} over keys")
+        members = torch.cat([own[k].weights for own in alone], dim=1)
+        require(members.shape == weights.shape, f"layer {k} has other pairs alone than in a batch.")
+        require_equal(
+            members.sort(1).values, weights.sort(1).values, subject.tolerance, f"weights of layer {k} alone and batched"
+        )
 
 
 @register("few-atoms")

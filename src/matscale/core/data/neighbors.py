@@ -294,6 +294,18 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
 
     The result [n_pairs] is in float64 and has no gradient.
     """
+    return torch.linalg.vector_norm(_near_images(batch, i, j), dim=-1).amin(1)
+
+
+def minimum_image_vector(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
+    """Vectors [n_pairs, 3] Å from atom i to the nearest image of atom j, for pairs as in `minimum_image_distance`."""
+    vectors = _near_images(batch, i, j)
+    nearest = torch.linalg.vector_norm(vectors, dim=-1).argmin(1)
+    return vectors[torch.arange(len(vectors), device=vectors.device), nearest]
+
+
+def _near_images(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
+    """Vectors [n_pairs, 27, 3] from atom i to images of atom j, the nearest of all among them."""
     structure = batch.batch.index_select(0, i)
     positions, pbc = batch.positions.detach().double(), batch.pbc.double()
     cells = reduced_cells(batch).to(positions.device)
@@ -302,8 +314,7 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
     fractional = torch.einsum("pa,pab->pb", vector, torch.linalg.inv(cell))
     wrapped = fractional - periodic * fractional.round()
     candidates = wrapped[:, None] + periodic[:, None] * _NEXT.to(positions.device)  # [n_pairs, 27, 3]
-    distances: Tensor = torch.linalg.vector_norm(candidates @ cell, dim=-1)
-    return distances.amin(1)
+    return candidates @ cell
 
 
 def reduced_cells(batch: AtomicBatch) -> Tensor:

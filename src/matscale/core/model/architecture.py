@@ -117,6 +117,8 @@ class Architecture:
     """Whether `compute.compile` is supported with direct forces: torch.compile gives the same numbers and does not
     compile again for each new batch size.
     """
+    shows_attention: bool = False
+    """Whether the layers of its models hand out their attention weights (`matscale.core.model.attention`)."""
 
     def __post_init__(self) -> None:
         if self.claims_for is not None and not self.claims:

@@ -50,6 +50,7 @@ def register_architectures() -> list[Architecture]:
             sizes=SIZES,
             step_flops=step_flops,
             compiles=True,
+            shows_attention=True,
         )
     ]
 

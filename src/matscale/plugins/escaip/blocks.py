@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import gelu
 
+from matscale.plugin import hand_attention, is_attention_wanted
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.layout import Layout
 from matscale.plugins.escaip.norm import RMSNorm
@@ -110,6 +111,8 @@ class NeighborAttention(nn.Module):
             for part in (self.query(asking), self.key(message), self.value(message))
         )
         weights = self._weights(q, k, layout)
+        if is_attention_wanted():
+            self._hand(weights, layout)
         found = self.out((weights @ v).transpose(1, 2).flatten(2))
         return found[:, 0], found
 
@@ -120,6 +123,12 @@ class NeighborAttention(nn.Module):
         parts = [self.attributes(atomic_numbers, layout), gelu(self.edge(y)), gelu(atoms)]
         message: Tensor = self.norm(gelu(self.message(torch.cat([p.to(parts[1].dtype) for p in parts], dim=-1))))
         return message
+
+    def _hand(self, weights: Tensor, layout: Layout) -> None:
+        """Hand out the weights with which slot 0, the atom itself, attends to the slots of its row."""
+        atom, slot = layout.is_used.nonzero(as_tuple=True)
+        vector = layout.direction[atom, slot] * layout.distance[atom, slot, None]
+        hand_attention(atom, layout.neighbors[atom, slot], weights[atom, :, 0, slot].T, vector)
 
     def _weights(self, q: Tensor, k: Tensor, layout: Layout) -> Tensor:
         """Attention weights [n_atoms, n_heads, query slots, W]; each row sums to 1."""

@@ -38,6 +38,8 @@ class Layout:
     """[n_atoms, W] whether a slot is used; False in padding."""
     direction: Tensor
     """[n_atoms, W, 3] unit vectors from the centre; 0 in slot 0 and in padding."""
+    distance: Tensor
+    """[n_atoms, W] distances from the centre [Å]; 0 in slot 0 and in padding."""
     log_weight: Tensor
     """[n_atoms, W] bias on the logits of attention; −inf in padding."""
     basis: Tensor
@@ -89,12 +91,14 @@ class MakeLayout(nn.Module):
         direction = torch.stack([lay_out(component, 0.0, 0.0) for component in unit.unbind(-1)], dim=-1)
         is_used = lay_out(torch.ones_like(distance), 1.0, 0.0) > 0
         legendre = self._legendre(direction, is_used)
+        distance = lay_out(distance, 0.0, 0.0)
         return Layout(
             neighbors=own.flatten().index_copy(0, slot, j).view_as(own),
             is_used=is_used,
             direction=direction,
+            distance=distance,
             log_weight=lay_out(-extent.square() / (1 - extent.square()), 0.0, -torch.inf),
-            basis=self.basis(lay_out(distance, 0.0, 0.0)),
+            basis=self.basis(distance),
             legendre=tuple(legendre[: len(config.channels_by_degree)]),
             order=self._order(legendre, is_used),
         )

@@ -28,7 +28,9 @@ from matscale.plugin import (
     Positive,
     closest,
     graded,
+    hand_attention,
     head_widths,
+    is_attention_wanted,
 )
 
 
@@ -79,19 +81,18 @@ class EncoderLayer(nn.Module):
             nn.Linear(config.feedforward, width),
         )
 
-    def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
-        """Update features `x` [n_atoms, D]; attention weights are appended to `kept` unless it is None."""
-        x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding, kept)))
+    def forward(self, x: Tensor, padding: Padding) -> Tensor:
+        """Update features `x` [n_atoms, D]."""
+        x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding)))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 
-    def _attend(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
+    def _attend(self, x: Tensor, padding: Padding) -> Tensor:
         q, k, v = self._queries_keys_values(x, padding)
         mask = padding.mask[:, None, None, :]  # no atom attends to padding
-        if kept is None:
-            dropout = self.dropout if self.training else 0.0
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        else:
-            mixed = attention_weights(q, k, mask, padding, kept) @ v
+        if is_attention_wanted():  # the kernel below does not give its weights
+            hand_padded(attention_weights(q, k, mask), padding)
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return padding.flat(mixed.transpose(1, 2).flatten(2))
 
     def _queries_keys_values(self, x: Tensor, padding: Padding) -> Tensor:
@@ -120,48 +121,31 @@ class EncoderModel(nn.Module, ABC):
         return normalised
 
     @abstractmethod
-    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
-        """Features of atoms, [n_atoms, D], for the heads.
-
-        `kept`, if given, receives the attention weights of each layer.
-        """
-
-    def forward(self, data: AtomicBatch) -> Outputs:
-        outputs: Outputs = self.heads(self.encode(data, None), data)
-        return outputs
-
-    def with_attention(self, data: AtomicBatch) -> Outputs:
-        """Run `forward` without dropout of attention, and return the attention weights in `extras["attention"]`.
-
-        The weights are [n_layers, n_structures, n_heads, max_atoms, max_atoms]. Each row belongs to the atom that
-        attends and sums to one; rows and columns of padding are zero.
-        """
-        kept: list[Tensor] = []
-        outputs: Outputs = self.heads(self.encode(data, kept), data)
-        outputs.extras["attention"] = torch.stack(kept)
-        return outputs
-
     def embed(self, data: AtomicBatch) -> Tensor:
         """Features of atoms, [n_atoms, D]: the input of the heads."""
-        return self.encode(data, None)
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        outputs: Outputs = self.heads(self.embed(data), data)
+        return outputs
 
     def recomputable(self) -> list[nn.Module]:
         """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.layers)
 
 
-def attention_weights(
-    q: Tensor, k: Tensor, mask: Tensor, padding: Padding, kept: list[Tensor] | None, bias: Tensor | None = None
-) -> Tensor:
-    """Compute softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms].
-
-    The result is appended to `kept` unless that is None.
-    """
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms]."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    weights = (scores if bias is None else scores + bias).masked_fill(~mask, -torch.inf).softmax(-1)
-    if kept is not None:
-        kept.append(weights * padding.mask[:, None, :, None])
-    return weights
+    return (scores if bias is None else scores + bias).masked_fill(~mask, -torch.inf).softmax(-1)
+
+
+def hand_padded(weights: Tensor, padding: Padding) -> None:
+    """Hand out attention weights [n_structures, n_heads, max_atoms, max_atoms] of all pairs of atoms, no padding."""
+    both = padding.mask[:, :, None] & padding.mask[:, None, :]
+    structure, query, key = both.nonzero(as_tuple=True)
+    counts = padding.mask.sum(1)
+    first = (torch.cumsum(counts, 0) - counts)[structure]
+    hand_attention(first + query, first + key, weights.transpose(0, 1)[:, both])
 
 
 Encoder = TypeVar("Encoder", bound=EncoderConfig)

@@ -41,6 +41,7 @@ from matscale.plugin import (
     Padding,
     full_precision,
     hookimpl,
+    is_attention_wanted,
     polynomial_cutoff,
 )
 from matscale.plugins.transformer.encoder import (
@@ -51,6 +52,7 @@ from matscale.plugins.transformer.encoder import (
     EncoderModel,
     attention_weights,
     encoder_ladder,
+    hand_padded,
 )
 
 
@@ -133,19 +135,21 @@ class PeriodicLayer(EncoderLayer):
         self.along = nn.Linear(config.n_radial, config.n_heads, bias=False)
         self.out_directed = nn.Linear(3 * config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> Tensor:  # type: ignore[override]
-        """Update features `x` [n_atoms, D]; attention weights are appended to `kept` unless it is None."""
-        plain, directed = self._look(self.attention_norm(x), padding, kept, pairs)
+    def forward(self, x: Tensor, padding: Padding, pairs: Pairs) -> Tensor:  # type: ignore[override]
+        """Update features `x` [n_atoms, D]."""
+        plain, directed = self._look(self.attention_norm(x), padding, pairs)
         x = x + self._drop(self.out(plain) + self.out_directed(directed))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 
-    def _look(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def _look(self, x: Tensor, padding: Padding, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Output of attention: [n_atoms, D] without directions, and [n_atoms, 3 D] with directions."""
         q, k, v = self._queries_keys_values(x, padding)
         bias = pairs.padded(self.bias(pairs.distances)).permute(
             0, 3, 1, 2
         )  # [n_structures, n_heads, max_atoms, max_atoms]
-        weights = attention_weights(q, k, padding.mask[:, None, None, :], padding, kept, bias).to(v.dtype)
+        weights = attention_weights(q, k, padding.mask[:, None, None, :], bias).to(v.dtype)
+        if is_attention_wanted():
+            hand_padded(weights, padding)
         weights = functional.dropout(weights, self.dropout, self.training)
         along = pairs.padded(self.along(pairs.directions)).permute(0, 4, 3, 1, 2)  # [n_structures, n_heads, 3, ...]
         directed = (weights[:, :, None] * along) @ v[:, :, None]  # [n_structures, n_heads, 3, max_atoms, D_h]
@@ -165,10 +169,10 @@ class PeriodicTransformer(EncoderModel):
         self.geometry = PairGeometry(config.cutoff, config.n_radial)
         self.add_layers(config, PeriodicLayer)
 
-    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+    def embed(self, data: AtomicBatch) -> Tensor:
         padding = Padding.of(data)
         pairs = self.geometry(data, padding)  # the same for all layers
-        return self.through_layers(self.embedding(data.atomic_numbers), padding, kept, pairs)
+        return self.through_layers(self.embedding(data.atomic_numbers), padding, pairs)
 
 
 def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:
@@ -209,6 +213,7 @@ def register_architectures() -> list[Architecture]:
             sizes={name: PeriodicTransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()},
             step_flops=step_flops,
             compiles=True,
+            shows_attention=True,
             rotates=True,
         )
     ]

@@ -97,9 +97,9 @@ class Transformer(EncoderModel):
         self.inputs = SummedInputs(config.width) if config.inputs == "summed" else ConcatenatedInputs(config.width)
         self.add_layers(config, EncoderLayer)
 
-    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+    def embed(self, data: AtomicBatch) -> Tensor:
         padding = Padding.of(data)
-        return self.through_layers(self.inputs(data, padding), padding, kept)
+        return self.through_layers(self.inputs(data, padding), padding)
 
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
@@ -157,4 +157,5 @@ ARCHITECTURE = Architecture(
     sizes=SIZES,
     step_flops=step_flops,
     compiles=True,
+    shows_attention=True,
 )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
 
 from markupsafe import Markup
 
-from matscale.core.files import finite
 from matscale.core.report import tables
 from matscale.core.report.answer import answer, definitions, headline
 from matscale.core.report.build import SECTIONS, Panel, Report, choices
+from matscale.core.report.html import asset, rendered, script_data
 from matscale.core.report.records import RunRecord
 from matscale.core.report.runs_figures import data_levels
 from matscale.core.report.still import still
@@ -37,8 +34,6 @@ def page(report: Report, version: str = "") -> str:
 
     A page that a server sends has a `version`, by which it notices that it is outdated; a page in a file has none.
     """
-    from jinja2 import Environment, StrictUndefined  # start-up: jinja2
-
     runs, analysis = report.records.runs, report.analysis
     levels, labels = data_levels(runs)
     data = {
@@ -46,8 +41,9 @@ def page(report: Report, version: str = "") -> str:
         "architecture": [run.architecture for run in runs],
         "data": levels,
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(_asset("page.html.jinja")).render(
+    return rendered(
+        "report",
+        "page.html.jinja",
         name=", ".join(report.sources),
         version=version,
         summary=_summary(runs),
@@ -70,10 +66,9 @@ def page(report: Report, version: str = "") -> str:
         levels=levels,
         left_out=tables.left_out(analysis),
         provenance=tables.provenance(runs, "matscale report " + " ".join(report.sources), __version__),
-        # Contents of script elements are not HTML, so they are not escaped.
-        data=Markup(_json(data)),
+        data=script_data(data, sort_keys=True),
         scripts=[Markup(script) for script in scripts()],
-        asset=lambda asset: Markup(_asset(asset)),
+        asset=lambda name: Markup(asset(name, "report")),
         side=tables.side,
         run_cells=tables.run_cells,
         choices=choices,
@@ -85,16 +80,7 @@ def scripts() -> tuple[str, ...]:
     """Scripts that every page has. They do not depend on the runs, so that a server can permit these scripts only."""
     from plotly.offline import get_plotlyjs  # start-up: plotly
 
-    return get_plotlyjs(), "\n" + _asset("report.js")
-
-
-def _asset(name: str) -> str:
-    return files("matscale.core.report").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _json(values: Any) -> str:
-    """Format values as JSON that cannot end the script element around it."""
-    return json.dumps(finite(values), sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return get_plotlyjs(), "\n" + asset("report.js", "report")
 
 
 def _summary(runs: Sequence[RunRecord]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,10 @@ from ase.data import chemical_symbols
 from markupsafe import Markup
 
 from matscale.core.data.structure import full_to_voigt
-from matscale.core.files import finite
 from matscale.core.inference.columns import columns
 from matscale.core.inference.side_by_side import Model
 from matscale.core.inference.survey import Grid
+from matscale.core.report.html import asset, rendered, script_data
 from matscale.core.report.layout import SERIES
 from matscale.core.view.gather import Prediction, Shown, View
 from matscale.version import __version__
@@ -42,11 +40,10 @@ GROUPED = {"forces_mae": 1e3, "energy_mae": 1e3, "stress_mae": 1e3}
 
 def page(view: View, command: str = "") -> str:
     """Render a view as HTML. `command` is the command that made it."""
-    from jinja2 import Environment, StrictUndefined  # start-up: jinja2
-
     found = view.evaluation
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(_asset("view.html.jinja")).render(
+    return rendered(
+        "view",
+        "view.html.jinja",
         names=[model.name for model in found.runs],
         steps=[model.step for model in found.runs],
         sentences=sentences(view),
@@ -65,10 +62,9 @@ def page(view: View, command: str = "") -> str:
         },
         notes=[*found.left_out, *view.notes],
         errors=_errors,
-        # Contents of script elements are not HTML, so they are not escaped.
-        data=Markup(_json(plain(view))),
+        data=script_data(plain(view)),
         scripts=[Markup(script) for script in scripts()],
-        style=Markup(_asset("report.css", "report") + _asset("view.css")),
+        style=Markup(asset("report.css", "report") + asset("view.css", "view")),
     )
 
 
@@ -76,16 +72,7 @@ def scripts() -> tuple[str, ...]:
     """Scripts of every page: plotly, 3Dmol.js, and the page's own."""
     from plotly.offline import get_plotlyjs  # start-up: plotly
 
-    return get_plotlyjs(), _asset("3Dmol-min.js"), "\n" + _asset("view.js")
-
-
-def _asset(name: str, room: str = "view") -> str:
-    return files(f"matscale.core.{room}").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _json(values: Any) -> str:
-    """Format values as JSON that cannot end the script element around it."""
-    return json.dumps(finite(values), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return get_plotlyjs(), asset("3Dmol-min.js", "view"), "\n" + asset("view.js", "view")
 
 
 def sentences(view: View) -> list[str]:

@@ -23,7 +23,7 @@ FLOORS = [
     {"inference", "study"},
     {"fairchem"},
     {"scaling"},
-    {"report", "view"},
+    {"report", "view", "attention"},
 ]
 """Rooms of `matscale.core` from the ground up, as in docs/architecture.md; loose files lie below them all."""
 OUTSIDE = {

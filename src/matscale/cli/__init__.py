@@ -29,6 +29,10 @@ COMMANDS = {
     "evaluate": ("matscale.cli.use.evaluate:evaluate", "Errors of trained models on a dataset."),
     "predict": ("matscale.cli.use.predict:predict", "Predictions of a trained model for structures in a file."),
     "view": ("matscale.cli.use.view:view", "Look at predictions: parity, structures, forces, as one HTML page."),
+    "attention": (
+        "matscale.cli.use.attention:attention",
+        "Attention weights of a model against distance: table and page.",
+    ),
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }

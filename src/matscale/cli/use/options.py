@@ -34,7 +34,7 @@ data_option = click.option(
 batch_option = click.option(
     "--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch."
 )
-evaluation_options = with_options(
+measured_options = with_options(
     click.option(
         "--split",
         "which",
@@ -54,8 +54,12 @@ evaluation_options = with_options(
     batch_option,
     device_option,
     dtype_option,
-    net_force_option,
     click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that a model cannot predict."),
+)
+"""Options that say which structures are measured, and with which weights."""
+evaluation_options = with_options(
+    measured_options,
+    net_force_option,
     click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show errors of baselines, too."),
 )
-"""Options that say what is measured, and with which weights: the keywords of `evaluated`."""
+"""Options of commands that measure errors: the keywords of `evaluated`."""

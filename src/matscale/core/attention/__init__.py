@@ -1,0 +1,1 @@
+"""Attention of a trained model: weights against distance, maps and graphs, as one page. See docs/attention.md."""

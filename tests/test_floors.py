@@ -21,6 +21,7 @@ FLOORS = [
     {"train", "contract"},
     {"baselines", "estimate"},
     {"inference", "study"},
+    {"properties"},
     {"fairchem"},
     {"scaling"},
     {"report", "view", "attention"},

@@ -39,7 +39,7 @@ def imported() -> set[str]:
 
 
 def test_everything_that_is_imported_is_declared_as_a_dependency() -> None:
-    known, optional = packages_distributions(), ("labelers", "trackers", "figures", "tables", "hyperqueue")
+    known, optional = packages_distributions(), ("labelers", "trackers", "figures", "tables", "hyperqueue", "phonons")
     missing = {
         module
         for module in imported()

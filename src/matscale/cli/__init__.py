@@ -28,6 +28,7 @@ COMMANDS = {
     "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
     "evaluate": ("matscale.cli.use.evaluate:evaluate", "Errors of trained models on a dataset."),
     "predict": ("matscale.cli.use.predict:predict", "Predictions of a trained model for structures in a file."),
+    "properties": ("matscale.cli.use.properties:properties", "Elasticity, phonons, dynamics of crystals by models."),
     "view": ("matscale.cli.use.view:view", "Look at predictions: parity, structures, forces, as one HTML page."),
     "attention": (
         "matscale.cli.use.attention:attention",

@@ -1,1 +1,1 @@
-"""`matscale predict`, `evaluate` and `view`: commands on trained models."""
+"""`matscale predict`, `evaluate`, `properties` and `view`: commands on trained models."""

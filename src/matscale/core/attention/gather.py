@@ -126,7 +126,7 @@ def gather(
     points: list[list[Array]] = []
     for start in range(0, len(rows), batch):
         progress.stage("Attention", start, len(rows))
-        for layers in attended(name, potential, dataset, rows[start : start + batch]):
+        for layers in attended(name, potential, dataset, rows[start : start + batch].tolist()):
             sums = sums or [[] for _ in layers]
             points = points or [[] for _ in layers]
             for k, pairs in enumerate(layers):
@@ -197,7 +197,7 @@ def draw(name: str, potential: Potential, dataset: PackedDataset, row: int) -> D
     maps = []
     for pairs in layers:
         weights = np.zeros((len(pairs.weights), n, n))
-        np.add.at(weights, (slice(None), pairs.query, pairs.key), pairs.weights)
+        np.add.at(weights.transpose(1, 2, 0), (pairs.query, pairs.key), pairs.weights.T)
         maps.append(weights)
     vectors = minimum_image_vector(batch, query, key).view(n, n, 3).numpy()
     return Drawn(row, structure, vectors, tuple(maps))

@@ -149,7 +149,7 @@ def heads_of(layer: int, sums: list[Array], seed: int = 0) -> list[Head]:
     heads = []
     for h in range(values.shape[1]):
         rank, rate, own, *curve = (Estimate(*map(float, values[:, h, k])) for k in (0, 1, 2, *filled))
-        heads.append(Head(layer, h + 1, rank, rate, own, (filled - 2.5) * BIN, tuple(curve)))
+        heads.append(Head(layer, h + 1, rank, rate, own, np.asarray((filled - 2.5) * BIN), tuple(curve)))
     return heads
 
 

@@ -294,7 +294,8 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
 
     The result [n_pairs] is in float64 and has no gradient.
     """
-    return torch.linalg.vector_norm(_near_images(batch, i, j), dim=-1).amin(1)
+    distances: Tensor = torch.linalg.vector_norm(_near_images(batch, i, j), dim=-1)
+    return distances.amin(1)
 
 
 def minimum_image_vector(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Measured:
 
 
 Results = Mapping[str, Measured]
-"""What was measured of one model, by crystal (`Cu`) or pair (`Cu-Cu`)."""
+"""Properties of one model, by crystal (`Cu`) or pair (`Cu-Cu`)."""
 
 
 def chosen(names: Sequence[str]) -> list[str]:

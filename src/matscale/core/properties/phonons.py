@@ -60,7 +60,7 @@ def phonons(
         symbols=list(atoms.symbols), cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions()
     )
     # phonopy has lattice vectors as columns in matrices of supercells.
-    phonon = Phonopy(cell, repeats * conventional_matrix(atoms).T, primitive_matrix=np.eye(3), is_symmetry=False)
+    phonon: Any = Phonopy(cell, repeats * conventional_matrix(atoms).T, primitive_matrix=np.eye(3), is_symmetry=False)
     phonon.generate_displacements(distance=displacement, is_plusminus=True)
     phonon.forces = np.array([_forces(each, calculator) for each in phonon.supercells_with_displacements])
     phonon.produce_force_constants()
@@ -71,7 +71,7 @@ def phonons(
     else:
         distances, places, names = np.arange(len(points), dtype=float), [], []
     phonon.run_qpoints(points)
-    frequencies = np.array(phonon.get_qpoints_dict()["frequencies"])
+    frequencies = np.array(phonon.qpoints.frequencies)
     labels = [(float(place), "Γ" if name == "G" else str(name)) for place, name in zip(places, names)]
     lowest, highest = float(frequencies.min()), float(frequencies.max())
     return Phonons(frequencies, highest, lowest, np.asarray(points), np.asarray(distances), labels)

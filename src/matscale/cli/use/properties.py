@@ -92,7 +92,7 @@ def properties(
     label = f"reference: {reference}"
     shown = {**results, **({label: theirs} if theirs else {})}
     notes = failures(shown)
-    command = shlex.join([click.get_current_context().command_path, *map(str, runs), "-o", str(output)])
+    command = shlex.join(["matscale", "properties", *map(str, runs), "-o", str(output)])
     write_text(output, page(shown, label if theirs else None, notes, command))
     if json_file == "-":
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))

@@ -53,7 +53,7 @@ def test_elements_of_the_validation_part_alone_are_named_and_the_table_includes_
     result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--set", "data.count=1")
     assert result.exit_code == 0, result.output
     assert "have elements that are not in the training part: " in result.stderr
-    assert "Predictions for them are guesses" in result.stderr
+    assert "The model cannot know these elements" in result.stderr
     assert "fcn" in result.stdout
     again = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path)])
     assert again.exit_code == 0, again.output

@@ -149,7 +149,7 @@ def test_a_damaged_pointer_is_said_and_the_right_checkpoint_is_taken(run: Run, n
     assert right not in (4, None)
     pointer = run.checkpoint_folder / name
     pointer.unlink() if harm is None else pointer.write_text(harm)
-    with pytest.warns(UserWarning, match=rf"{name}: .*step {right}; this is used"):
+    with pytest.warns(UserWarning, match=rf"{name}: .*step {right}, which is used here"):
         assert {"best": lambda: run.best, "last": lambda: run.last}[name]() == right
 
 

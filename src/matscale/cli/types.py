@@ -32,7 +32,7 @@ class ParameterCount(ParamType):
 
 
 class CountOrAuto(ParamType):
-    """Type of a number above 0 of `things`, or the word `auto`; the argument `auto` explains this word."""
+    """Option type: a whole number of `things` above 0, or the word auto, which the argument `auto` explains."""
 
     name = "N|auto"
 

@@ -42,7 +42,7 @@ class Geometry:
     targets: LinearRows
     """Map that gives each edge the features of its target, from [n_atoms, C] to [n_edges, C]."""
     rank: Tensor
-    """[n_atoms] position of each atom in the order by which edges are sorted."""
+    """[n_atoms] rank of each atom (0, 1, ...) in the order of atoms by which edges are sorted."""
     triplets: Angles
     """Angles from edges b → a to edges c → a."""
     middle: Links | None = None

@@ -19,7 +19,7 @@ class HyperQueueOptions(CommandOptions):
     """Table `[hyperqueue]` of a study file."""
 
     preset: str | None = "hyperqueue"
-    """Way to reach the server: hyperqueue, the Python package, or hq, the program."""
+    """Way to reach the server: `hyperqueue` (the Python package) or `hq` (the program)."""
 
 
 def _open(options: Any, study: Path) -> CommandPool:

@@ -10,7 +10,7 @@ from matscale.core.precision import full_precision
 
 
 def start_small(*tables: nn.Embedding) -> None:
-    """Initialise tables of elements in radial networks, with numbers that are small beside the basis."""
+    """Initialise tables of elements in radial networks with numbers that are small compared to the basis."""
     for table in tables:
         nn.init.uniform_(table.weight, -0.001, 0.001)
 

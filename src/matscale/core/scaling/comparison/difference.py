@@ -1,4 +1,4 @@
-"""Test whether the exponents of two architectures differ, with the ratio of their losses and where their laws cross."""
+"""Compare two architectures: whether their exponents differ, the ratio of their losses, and where their laws cross."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Collapse:
     off: tuple[Off, ...] = ()
     """Sizes that deviate, the furthest first"""
     scatter: float = 0.0
-    """Standard deviation of the mean falls about their line, in ln of the loss"""
+    """Scatter of the sizes about the line through their mean falls: a standard deviation, in ln of the loss."""
     untested: str = ""
     """Reason why no test was possible; empty if there was one"""
 

@@ -79,7 +79,7 @@ class Points:
 
 
 def rows(x: Array, frame: Frame) -> Array:
-    """Design matrix [k, 2] at ln x [k]: a column of 1 with the coefficient ln A, the centred -ln x with alpha."""
+    """Design matrix [k, 2] at ln x [k]: 1, for the coefficient ln A, and the centred -ln x, for alpha."""
     return np.column_stack([np.ones_like(x), frame.x[0] - x])
 
 

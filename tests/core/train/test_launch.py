@@ -92,6 +92,9 @@ def test_processes_whose_agent_died_save_and_end(data: Path, tmp_path: Path, num
     orphans = workers(process)
     process.send_signal(number)
     process.communicate(timeout=240)  # its pipes close when the last of its processes has ended
+    end = time.monotonic() + 30
+    while any(map(is_at_work, orphans)) and time.monotonic() < end:
+        time.sleep(0.1)  # a process closes its pipes a little before it has ended
     assert not [pid for pid in orphans if is_at_work(pid)]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     assert Run.open(tmp_path / "run").last is not None
